@@ -1,0 +1,460 @@
+//! Every knob of the server: one row each in [`KNOBS`] with its meaning, unit and default.
+//!
+//! A value comes from the environment (`TERTULIA_` and the name in capitals, `.` as `_`), else from the TOML file, else
+//! from the row's default. All bad values are reported at once, each with its name, what was read and what would fit.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+/// Prefix of every environment variable but `DATABASE_URL`.
+const ENV_PREFIX: &str = "TERTULIA_";
+
+/// All settings, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where and how to serve.
+    pub server: ServerConfig,
+    /// Where Postgres is and how much of it to use.
+    pub database: DatabaseConfig,
+    /// Encoder, index and search.
+    pub retrieval: RetrievalConfig,
+    /// How to log.
+    pub log: LogConfig,
+}
+
+/// `server.*`
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Address to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Folder of the private Postgres and of the snapshots.
+    pub data_dir: PathBuf,
+    /// Shards, each a thread with a runtime of its own; 0 means one for each core.
+    pub shards: usize,
+    /// PEM file of the certificate chain; with `tls_key` it turns TLS on.
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file of the private key.
+    pub tls_key: Option<PathBuf>,
+    /// Connections that may be open at once; past it new ones are answered 503 and closed.
+    pub connections_max: usize,
+    /// Requests that may be under way at once on one shard; past it new ones are answered 503.
+    pub requests_max: usize,
+    /// Largest JSON body.
+    pub body_bytes_max: usize,
+    /// Largest document body, inflated.
+    pub document_bytes_max: usize,
+    /// Largest request head.
+    pub head_bytes_max: usize,
+    /// Time for the TLS handshake and for each request's head; also how long an idle connection is kept.
+    pub head_timeout: Duration,
+    /// Time for a whole body to arrive.
+    pub body_timeout: Duration,
+    /// Time for a handler to answer.
+    pub handler_timeout: Duration,
+    /// Time without progress after which a client that does not read is cut off.
+    pub write_timeout: Duration,
+    /// Answers from this size up are compressed.
+    pub compress_bytes_min: usize,
+    /// Time that requests under way get to finish when the server stops.
+    pub drain_timeout: Duration,
+}
+
+/// `database.*`
+#[derive(Debug, Clone)]
+pub struct DatabaseConfig {
+    /// Application role; none starts a private Postgres in the data directory.
+    pub url: Option<String>,
+    /// Service role.
+    pub service_url: Option<String>,
+    /// Owner role on a direct connection, for migrations; without it the server only checks the schema's version.
+    pub direct_url: Option<String>,
+    /// Folder of the Postgres programs (`initdb`, `postgres`); found by itself if not set.
+    pub bin_dir: Option<PathBuf>,
+    /// Connections of the user pool.
+    pub user_connections_max: usize,
+    /// Connections of the service pool.
+    pub service_connections_max: usize,
+    /// Longest wait for a free connection.
+    pub acquire_timeout: Duration,
+    /// Longest wait for a new connection.
+    pub connect_timeout: Duration,
+    /// A connection idle for longer is closed.
+    pub idle_timeout: Duration,
+    /// A connection older than this is closed when it comes back.
+    pub lifetime: Duration,
+}
+
+/// `retrieval.*`
+#[derive(Debug, Clone)]
+pub struct RetrievalConfig {
+    /// Folder with the encoder's weights (safetensors) and tokenizer.
+    pub weights_dir: PathBuf,
+    /// Memory for loaded knowledge bases; one that does not fit is answered by Postgres.
+    pub memory_bytes_max: usize,
+    /// Longest that a search waits for its `min_version` before Postgres answers instead.
+    pub min_version_wait: Duration,
+    /// Pause between two looks at the versions in Postgres, for wake-ups that got lost.
+    pub poll_interval: Duration,
+    /// Shortest time between two snapshots of one knowledge base.
+    pub snapshot_interval: Duration,
+    /// Longest chunk, in tokens of the encoder.
+    pub chunk_tokens_max: usize,
+    /// Tokens that a chunk repeats of the one before it in the same section.
+    pub chunk_overlap_tokens: usize,
+}
+
+/// `log.*`
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// What to log, as tracing's `EnvFilter` reads it.
+    pub filter: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// Readable on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// One row of the settings table.
+pub struct Knob {
+    /// Name in the TOML file: `section.name`.
+    pub name: &'static str,
+    /// Value if nobody sets it, in the same spelling as in the environment.
+    pub default: &'static str,
+    /// What it does, with its unit.
+    pub meaning: &'static str,
+    set: fn(&mut Config, &str) -> Result<(), String>,
+}
+
+impl Knob {
+    /// The environment variable that sets it.
+    pub fn variable(&self) -> String {
+        match self.name {
+            "database.url" => "DATABASE_URL".into(),
+            name => format!("{ENV_PREFIX}{}", name.replace('.', "_").to_ascii_uppercase()),
+        }
+    }
+}
+
+/// Every setting, in the order that the README lists them.
+#[rustfmt::skip]
+pub const KNOBS: &[Knob] = &[
+    Knob { name: "server.listen", default: "127.0.0.1:8080", meaning: "address to listen on; port 0 takes a free one", set: |c, v| put(&mut c.server.listen, v, "an address with a port, such as 0.0.0.0:8080") },
+    Knob { name: "server.data_dir", default: "data", meaning: "folder of the private Postgres and of the snapshots", set: |c, v| put_path(&mut c.server.data_dir, v) },
+    Knob { name: "server.shards", default: "0", meaning: "threads that serve, each with a runtime of its own; 0: one for each core", set: |c, v| put_in(&mut c.server.shards, v, 0, 1_024) },
+    Knob { name: "server.tls_cert", default: "", meaning: "PEM file of the certificate chain; with `server.tls_key` it turns TLS on", set: |c, v| put_optional_path(&mut c.server.tls_cert, v) },
+    Knob { name: "server.tls_key", default: "", meaning: "PEM file of the private key", set: |c, v| put_optional_path(&mut c.server.tls_key, v) },
+    Knob { name: "server.connections_max", default: "16384", meaning: "connections open at once; past it new ones get 503", set: |c, v| put_in(&mut c.server.connections_max, v, 1, 10_000_000) },
+    Knob { name: "server.requests_max", default: "1024", meaning: "requests under way at once on one shard; past it new ones get 503", set: |c, v| put_in(&mut c.server.requests_max, v, 1, 1_000_000) },
+    Knob { name: "server.body_bytes_max", default: "1048576", meaning: "largest JSON body, inflated, in bytes", set: |c, v| put_in(&mut c.server.body_bytes_max, v, 1_024, 1 << 30) },
+    Knob { name: "server.document_bytes_max", default: "33554432", meaning: "largest document body, inflated, in bytes", set: |c, v| put_in(&mut c.server.document_bytes_max, v, 1_024, 1 << 30) },
+    Knob { name: "server.head_bytes_max", default: "32768", meaning: "largest request head, in bytes", set: |c, v| put_in(&mut c.server.head_bytes_max, v, 8_192, 1 << 20) },
+    Knob { name: "server.head_timeout", default: "30s", meaning: "time for the TLS handshake and for each request's head; an idle connection is kept as long", set: |c, v| put_duration(&mut c.server.head_timeout, v) },
+    Knob { name: "server.body_timeout", default: "30s", meaning: "time for a whole body to arrive", set: |c, v| put_duration(&mut c.server.body_timeout, v) },
+    Knob { name: "server.handler_timeout", default: "30s", meaning: "time for a handler to answer", set: |c, v| put_duration(&mut c.server.handler_timeout, v) },
+    Knob { name: "server.write_timeout", default: "30s", meaning: "time without progress after which a client that does not read is cut off", set: |c, v| put_duration(&mut c.server.write_timeout, v) },
+    Knob { name: "server.compress_bytes_min", default: "1024", meaning: "answers from this size up are compressed, in bytes", set: |c, v| put_in(&mut c.server.compress_bytes_min, v, 0, 1 << 30) },
+    Knob { name: "server.drain_timeout", default: "20s", meaning: "time that requests under way get when the server stops", set: |c, v| put_duration(&mut c.server.drain_timeout, v) },
+    Knob { name: "database.url", default: "", meaning: "Postgres URL of the application role; none: a private Postgres in the data directory", set: |c, v| put_optional(&mut c.database.url, v) },
+    Knob { name: "database.service_url", default: "", meaning: "Postgres URL of the service role; needed with `database.url`", set: |c, v| put_optional(&mut c.database.service_url, v) },
+    Knob { name: "database.direct_url", default: "", meaning: "Postgres URL of the owner, not through a pooler: migrations and upkeep; none: the schema's version is only checked", set: |c, v| put_optional(&mut c.database.direct_url, v) },
+    Knob { name: "database.bin_dir", default: "", meaning: "folder of `initdb` and `postgres` for the private Postgres; none: found by itself", set: |c, v| put_optional_path(&mut c.database.bin_dir, v) },
+    Knob { name: "database.user_connections_max", default: "50", meaning: "connections of the user pool", set: |c, v| put_in(&mut c.database.user_connections_max, v, 1, 10_000) },
+    Knob { name: "database.service_connections_max", default: "15", meaning: "connections of the service pool", set: |c, v| put_in(&mut c.database.service_connections_max, v, 1, 10_000) },
+    Knob { name: "database.acquire_timeout", default: "5s", meaning: "longest wait for a free connection", set: |c, v| put_duration(&mut c.database.acquire_timeout, v) },
+    Knob { name: "database.connect_timeout", default: "10s", meaning: "longest wait for a new connection", set: |c, v| put_duration(&mut c.database.connect_timeout, v) },
+    Knob { name: "database.idle_timeout", default: "20s", meaning: "a connection idle for longer is closed", set: |c, v| put_duration(&mut c.database.idle_timeout, v) },
+    Knob { name: "database.lifetime", default: "3600s", meaning: "a connection older than this is closed when it comes back", set: |c, v| put_duration(&mut c.database.lifetime, v) },
+    Knob { name: "retrieval.weights_dir", default: "weights", meaning: "folder with the encoder's weights (safetensors) and tokenizer", set: |c, v| put_path(&mut c.retrieval.weights_dir, v) },
+    Knob { name: "retrieval.memory_bytes_max", default: "8589934592", meaning: "memory for loaded knowledge bases, in bytes; one that does not fit is answered by Postgres", set: |c, v| put_in(&mut c.retrieval.memory_bytes_max, v, 0, usize::MAX >> 1) },
+    Knob { name: "retrieval.min_version_wait", default: "1s", meaning: "longest that a search waits for its `min_version` before Postgres answers instead", set: |c, v| put_duration(&mut c.retrieval.min_version_wait, v) },
+    Knob { name: "retrieval.poll_interval", default: "1s", meaning: "pause between two looks at the versions in Postgres, for wake-ups that got lost", set: |c, v| put_duration(&mut c.retrieval.poll_interval, v) },
+    Knob { name: "retrieval.snapshot_interval", default: "10s", meaning: "shortest time between two snapshots of one knowledge base", set: |c, v| put_duration(&mut c.retrieval.snapshot_interval, v) },
+    Knob { name: "retrieval.chunk_tokens_max", default: "256", meaning: "longest chunk, in tokens of the encoder", set: |c, v| put_in(&mut c.retrieval.chunk_tokens_max, v, 32, 8_192) },
+    Knob { name: "retrieval.chunk_overlap_tokens", default: "32", meaning: "tokens that a chunk repeats of the one before it in the same section", set: |c, v| put_in(&mut c.retrieval.chunk_overlap_tokens, v, 0, 4_096) },
+    Knob { name: "log.filter", default: "info", meaning: "what to log, such as `info` or `tertulia=debug,info`", set: |c, v| put_filter(&mut c.log.filter, v) },
+    Knob { name: "log.format", default: "auto", meaning: "`auto` (readable on a terminal, else JSON), `json` or `text`", set: |c, v| put_format(&mut c.log.format, v) },
+];
+
+/// Everything that is wrong with the settings, a line each.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConfigErrors(Vec<String>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "the configuration has {} mistake{}:", self.0.len(), if self.0.len() == 1 { "" } else { "s" })?;
+        self.0.iter().try_for_each(|line| writeln!(f, "  {line}"))
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+impl Config {
+    /// Reads every knob: `variable` looks up an environment variable, `file` is the text of the TOML file and its path.
+    ///
+    /// # Errors
+    /// Every bad value, unknown name and contradiction at once.
+    pub fn load(variable: impl Fn(&str) -> Option<String>, file: Option<(&Path, &str)>) -> Result<Self, ConfigErrors> {
+        let mut errors = Vec::new();
+        let from_file = file.map(|(path, text)| read_file(path, text, &mut errors)).unwrap_or_default();
+        let mut config = blank();
+        for knob in KNOBS {
+            let from_env = variable(&knob.variable()).map(|value| (value, knob.variable()));
+            let found = from_env.or_else(|| from_file.get(knob.name).cloned());
+            let (value, place) = found.unwrap_or_else(|| (knob.default.to_owned(), "its default".into()));
+            if let Err(wanted) = (knob.set)(&mut config, &value) {
+                let shown = if knob.name.ends_with("url") { "…" } else { value.as_str() };
+                errors.push(format!("{} is \"{shown}\" (from {place}), but must be {wanted}", knob.name));
+            }
+        }
+        config.contradictions(&mut errors);
+        if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+    }
+
+    fn contradictions(&self, errors: &mut Vec<String>) {
+        if self.server.tls_cert.is_some() != self.server.tls_key.is_some() {
+            errors.push("server.tls_cert and server.tls_key go together: set both or none".into());
+        }
+        if self.database.url.is_some() != self.database.service_url.is_some() {
+            errors.push(
+                "database.url (DATABASE_URL) and database.service_url go together: the first is the application \
+                 role, the second the service role; set both, or none for a private Postgres"
+                    .into(),
+            );
+        }
+        if self.retrieval.chunk_overlap_tokens * 2 > self.retrieval.chunk_tokens_max {
+            errors.push("retrieval.chunk_overlap_tokens may be at most half of retrieval.chunk_tokens_max".into());
+        }
+    }
+}
+
+impl Default for Config {
+    /// Every knob at the default of its row.
+    fn default() -> Self {
+        Self::load(|_| None, None).expect("the defaults in KNOBS fit their own rows (tested)")
+    }
+}
+
+/// A configuration that no row has been put into yet.
+fn blank() -> Config {
+    Config {
+        server: ServerConfig {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            data_dir: PathBuf::new(),
+            shards: 0,
+            tls_cert: None,
+            tls_key: None,
+            connections_max: 0,
+            requests_max: 0,
+            body_bytes_max: 0,
+            document_bytes_max: 0,
+            head_bytes_max: 0,
+            head_timeout: Duration::ZERO,
+            body_timeout: Duration::ZERO,
+            handler_timeout: Duration::ZERO,
+            write_timeout: Duration::ZERO,
+            compress_bytes_min: 0,
+            drain_timeout: Duration::ZERO,
+        },
+        database: DatabaseConfig {
+            url: None,
+            service_url: None,
+            direct_url: None,
+            bin_dir: None,
+            user_connections_max: 0,
+            service_connections_max: 0,
+            acquire_timeout: Duration::ZERO,
+            connect_timeout: Duration::ZERO,
+            idle_timeout: Duration::ZERO,
+            lifetime: Duration::ZERO,
+        },
+        retrieval: RetrievalConfig {
+            weights_dir: PathBuf::new(),
+            memory_bytes_max: 0,
+            min_version_wait: Duration::ZERO,
+            poll_interval: Duration::ZERO,
+            snapshot_interval: Duration::ZERO,
+            chunk_tokens_max: 0,
+            chunk_overlap_tokens: 0,
+        },
+        log: LogConfig { filter: String::new(), format: LogFormat::Auto },
+    }
+}
+
+/// The values of the TOML file by knob name, each with the place it stands in.
+fn read_file(path: &Path, text: &str, errors: &mut Vec<String>) -> BTreeMap<String, (String, String)> {
+    let place = path.display().to_string();
+    let table = match text.parse::<toml::Table>() {
+        Ok(table) => table,
+        Err(error) => {
+            errors.push(format!("{place} is not TOML: {}", error.to_string().trim_end().replace('\n', "\n    ")));
+            return BTreeMap::new();
+        }
+    };
+    let mut values = BTreeMap::new();
+    for (section, entry) in table {
+        let toml::Value::Table(entries) = entry else {
+            errors.push(format!("{place}: `{section}` stands outside a section such as [server]"));
+            continue;
+        };
+        for (key, value) in entries {
+            let name = format!("{section}.{key}");
+            if !KNOBS.iter().any(|knob| knob.name == name) {
+                errors.push(format!("{place}: there is no setting `{name}`{}", suggestion(&name)));
+                continue;
+            }
+            let value = match value {
+                toml::Value::String(value) => value,
+                other => other.to_string(),
+            };
+            values.insert(name, (value, place.clone()));
+        }
+    }
+    values
+}
+
+/// "; did you mean …?" for the known name that shares the longest start or end with a mistyped one.
+fn suggestion(name: &str) -> String {
+    let alike = |known: &str| {
+        let start = known.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
+        let end = known.bytes().rev().zip(name.bytes().rev()).take_while(|(a, b)| a == b).count();
+        start + end
+    };
+    let best = KNOBS.iter().map(|knob| knob.name).max_by_key(|known| alike(known));
+    best.filter(|known| alike(known) * 2 > known.len())
+        .map(|known| format!("; did you mean `{known}`?"))
+        .unwrap_or_default()
+}
+
+fn put<T: FromStr>(slot: &mut T, value: &str, wanted: &str) -> Result<(), String> {
+    *slot = value.trim().parse().map_err(|_| wanted.to_owned())?;
+    Ok(())
+}
+
+fn put_in(slot: &mut usize, value: &str, min: usize, max: usize) -> Result<(), String> {
+    let wanted = || format!("a whole number from {min} to {max}");
+    let number = value.trim().replace('_', "").parse().map_err(|_| wanted())?;
+    if !(min..=max).contains(&number) {
+        return Err(wanted());
+    }
+    *slot = number;
+    Ok(())
+}
+
+fn put_path(slot: &mut PathBuf, value: &str) -> Result<(), String> {
+    if value.is_empty() {
+        return Err("a path".into());
+    }
+    *slot = value.into();
+    Ok(())
+}
+
+fn put_optional(slot: &mut Option<String>, value: &str) -> Result<(), String> {
+    *slot = Some(value.trim().to_owned()).filter(|text| !text.is_empty());
+    match slot {
+        Some(url) if !url.starts_with("postgres://") && !url.starts_with("postgresql://") => {
+            Err("a URL that starts with postgres://".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn put_optional_path(slot: &mut Option<PathBuf>, value: &str) -> Result<(), String> {
+    *slot = Some(PathBuf::from(value)).filter(|path| !path.as_os_str().is_empty());
+    Ok(())
+}
+
+fn put_duration(slot: &mut Duration, value: &str) -> Result<(), String> {
+    let wanted = || "a time above zero such as 500ms, 30s or 5m".to_owned();
+    let value = value.trim();
+    let digits = value.len() - value.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = value.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| wanted())?;
+    let milliseconds = match unit {
+        "ms" => Some(number),
+        "s" => number.checked_mul(1_000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        _ => None,
+    };
+    *slot =
+        milliseconds.filter(|ms| (1..=365 * 86_400_000).contains(ms)).map(Duration::from_millis).ok_or_else(wanted)?;
+    Ok(())
+}
+
+fn put_filter(slot: &mut String, value: &str) -> Result<(), String> {
+    value
+        .parse::<tracing_subscriber::EnvFilter>()
+        .map_err(|_| "a filter such as `info` or `tertulia=debug,info`".to_owned())?;
+    *slot = value.to_owned();
+    Ok(())
+}
+
+fn put_format(slot: &mut LogFormat, value: &str) -> Result<(), String> {
+    *slot = match value {
+        "auto" => LogFormat::Auto,
+        "json" => LogFormat::Json,
+        "text" => LogFormat::Text,
+        _ => return Err("`auto`, `json` or `text`".into()),
+    };
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(variables: &[(&str, &str)], file: Option<&str>) -> Result<Config, ConfigErrors> {
+        let lookup = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, v)| (*v).to_owned());
+        Config::load(lookup, file.map(|text| (Path::new("t.toml"), text)))
+    }
+
+    #[test]
+    fn environment_beats_file_beats_default() {
+        let file = "[server]\nshards = 3\nbody_timeout = \"500ms\"";
+        let config = load(&[("TERTULIA_SERVER_SHARDS", "2")], Some(file)).unwrap();
+        assert_eq!(config.server.shards, 2);
+        assert_eq!(config.server.body_timeout, Duration::from_millis(500));
+        assert_eq!(config.server.head_timeout, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let file = "loose = 1\n[server]\nshard = 1\nlisten = \"nowhere\"";
+        let variables = [("TERTULIA_SERVER_TLS_CERT", "c.pem"), ("TERTULIA_SERVER_HEAD_TIMEOUT", "0s")];
+        let told = load(&variables, Some(file)).unwrap_err().to_string();
+        for part in
+            ["5 mistakes", "`loose`", "did you mean `server.shards`", "server.listen", "tls_key", "head_timeout"]
+        {
+            assert!(told.contains(part), "{part} is missing in: {told}");
+        }
+    }
+
+    #[test]
+    fn a_bad_url_is_not_printed_with_its_password() {
+        let told = load(&[("DATABASE_URL", "mysql://u:secret@h/d")], None).unwrap_err().to_string();
+        assert!(told.contains("database.url") && !told.contains("secret"), "{told}");
+    }
+
+    #[test]
+    fn each_knob_has_a_default_that_fits_and_a_variable_of_its_own() {
+        let _ = Config::default();
+        let variables: std::collections::BTreeSet<_> = KNOBS.iter().map(Knob::variable).collect();
+        assert_eq!(variables.len(), KNOBS.len());
+    }
+}

@@ -1,0 +1,139 @@
+//! Who asks, for which tenant, until when. Settled once at dispatch and handed down as the first parameter.
+//!
+//! Invariant: code that touches a tenant's rows or index takes a [`Ctx`] (or a type made from one), so there is no
+//! way to reach them without having said whose they are.
+
+use std::fmt;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub Uuid);
+
+        impl $name {
+            /// A new UUIDv7: later ids sort after earlier ones.
+            pub fn new() -> Self {
+                Self(Uuid::now_v7())
+            }
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self::new()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    )+};
+}
+
+ids! {
+    /// A customer: nothing of one is ever seen by another.
+    TenantId,
+    /// A tenant's collection of documents that is searched as one.
+    KnowledgeBaseId,
+    /// A document of a knowledge base.
+    DocumentId,
+    /// An API key's row.
+    ApiKeyId,
+}
+
+/// What an API key may do. A key has any set of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Search and read knowledge.
+    KnowledgeRead,
+    /// Create, replace and delete knowledge.
+    KnowledgeWrite,
+}
+
+impl Scope {
+    /// Every scope there is, in the order that help texts list them.
+    pub const ALL: [Self; 2] = [Self::KnowledgeRead, Self::KnowledgeWrite];
+
+    /// The word for it in SQL, JSON and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::KnowledgeRead => "knowledge:read",
+            Self::KnowledgeWrite => "knowledge:write",
+        }
+    }
+
+    /// The scope that `word` stands for.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.as_str() == word)
+    }
+}
+
+/// One request's surroundings.
+#[derive(Debug, Clone)]
+pub struct Ctx {
+    /// Whose data this request may touch.
+    pub tenant_id: TenantId,
+    /// The key that asked.
+    pub api_key_id: ApiKeyId,
+    /// Given back in `X-Request-Id` and every error.
+    pub request_id: RequestId,
+    /// When the answer is of no more use.
+    pub deadline: Instant,
+}
+
+/// Names one request in answers and logs: the client's own `X-Request-Id` where it fits, else a UUIDv7.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestId(String);
+
+impl RequestId {
+    /// Longest id of a client's own that is taken over.
+    pub const LEN_MAX: usize = 128;
+
+    /// `from_client` if it is 1 to 128 characters of `A-Za-z0-9._:-`, else a new UUIDv7: an id lands in logs, so
+    /// nothing else may stand in it.
+    pub fn accept_or_new(from_client: Option<&str>) -> Self {
+        let fits = |id: &&str| {
+            (1..=Self::LEN_MAX).contains(&id.len())
+                && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b))
+        };
+        Self(from_client.filter(fits).map_or_else(|| Uuid::now_v7().to_string(), str::to_owned))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_that_could_forge_a_log_line_are_replaced() {
+        assert_eq!(RequestId::accept_or_new(Some("abc-1.2:3_4")).as_str(), "abc-1.2:3_4");
+        for bad in ["", "a b", "a\nb", "é", &"x".repeat(129)] {
+            let id = RequestId::accept_or_new(Some(bad));
+            assert!(Uuid::parse_str(id.as_str()).is_ok(), "{bad:?} was taken over");
+        }
+    }
+
+    #[test]
+    fn scopes_have_one_word_each() {
+        for scope in Scope::ALL {
+            assert_eq!(Scope::parse(scope.as_str()), Some(scope));
+        }
+        assert_eq!(Scope::parse("knowledge:*"), None);
+    }
+}

@@ -1,0 +1,12 @@
+//! tertulia: the realtime conversation and retrieval server.
+//!
+//! The rooms, in reading order: [`config`] and [`ctx`] and [`error`] are leaves that everything may use; [`server`]
+//! accepts connections and hands them to shards; [`http`] is hyper's mechanics without any resource; [`api`] is the route
+//! table and a file for each resource; [`app`] holds the domain rooms, [`accounts`] and [`knowledge`]; [`store`] holds all
+//! SQL. `ARCHITECTURE.md` has the map and what each room promises.
+
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod ctx;
+pub mod error;
