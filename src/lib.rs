@@ -7,6 +7,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod compute;
 pub mod config;
 pub mod ctx;
 pub mod error;
+pub mod tasks;
+pub mod telemetry;

@@ -1,1 +1,7 @@
-//! x
+//! Embedded retrieval of one knowledge base: text in, ranked chunks out. Knows nothing of HTTP, Postgres or tenants.
+
+#![deny(unsafe_code)]
+
+mod chunk;
+
+pub use chunk::{Batch, Chunk};

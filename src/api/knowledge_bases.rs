@@ -1,0 +1,300 @@
+//! `/v1/knowledge-bases`: create, list, read, delete, search.
+
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
+use tertulia_index::{Filter, Mode};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::lists;
+use crate::{
+    app::App,
+    ctx::{Ctx, KnowledgeBaseId},
+    error::Error,
+    http::{Request, Response, respond},
+    knowledge::{
+        bases::BaseStatus,
+        search::{Found, QUERY_BYTES_MAX, SearchRequest, TOP_K_MAX},
+    },
+};
+
+/// Longest name of a knowledge base, in characters.
+const NAME_CHARS_MAX: usize = 200;
+/// Hits of an answer if nothing is said.
+const TOP_K_DEFAULT: usize = 5;
+
+/// A knowledge base to create.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KnowledgeBaseDraft {
+    /// Unique within the tenant, 1 to 200 characters.
+    name: String,
+}
+
+/// A knowledge base.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct KnowledgeBaseView {
+    id: Uuid,
+    name: String,
+    /// Grows with every transaction that changes its chunks; a search may ask for one by `min_version`.
+    version: u64,
+    /// What encodes its chunks.
+    encoder: String,
+    dimensions: usize,
+    documents: u64,
+    chunks: u64,
+    /// `not_loaded`, `loading`, `does_not_fit` or `ready`: whether this instance answers from memory or from Postgres.
+    status: &'static str,
+    /// Versions that this instance's memory is behind, if it answers from memory.
+    lag: Option<u64>,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+}
+
+impl From<BaseStatus> for KnowledgeBaseView {
+    fn from(base: BaseStatus) -> Self {
+        Self {
+            id: base.row.id.0,
+            name: base.row.name,
+            version: base.row.version,
+            encoder: base.row.encoder,
+            dimensions: base.row.dimensions,
+            documents: base.row.document_count,
+            chunks: base.row.chunk_count,
+            status: base.readiness.as_str(),
+            lag: base.lag,
+            created_at: base.row.created_at,
+        }
+    }
+}
+
+/// `POST /v1/knowledge-bases`
+pub async fn create_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result<Response, Error> {
+    let draft: KnowledgeBaseDraft = req.json().await?;
+    let name = draft.name.trim();
+    if name.is_empty() || name.chars().count() > NAME_CHARS_MAX {
+        return Err(Error::invalid_field("name", format!("must have 1 to {NAME_CHARS_MAX} characters")));
+    }
+    let base = app.knowledge.create_base(ctx, name).await?;
+    respond::created(&KnowledgeBaseView::from(base))
+}
+
+/// `GET /v1/knowledge-bases`
+pub async fn list_knowledge_bases(ctx: &Ctx, app: &App, req: Request) -> Result<Response, Error> {
+    let page = lists::page_request(&req)?;
+    let bases = app.knowledge.list_bases(ctx, &page).await?;
+    lists::respond(&page, bases.map(KnowledgeBaseView::from))
+}
+
+/// `GET /v1/knowledge-bases/{knowledge_base_id}`
+pub async fn get_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result<Response, Error> {
+    let base = app.knowledge.find_base(ctx, knowledge_base_id(&req)?).await?;
+    respond::ok(&KnowledgeBaseView::from(base))
+}
+
+/// `DELETE /v1/knowledge-bases/{knowledge_base_id}`
+pub async fn delete_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result<Response, Error> {
+    app.knowledge.delete_base(ctx, knowledge_base_id(&req)?).await?;
+    Ok(respond::no_content())
+}
+
+/// A search.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SearchDraft {
+    /// The question, 1 to 8,192 bytes.
+    query: String,
+    /// Hits wanted, 1 to 100; 5 if nothing is said.
+    #[serde(default = "top_k_default")]
+    top_k: usize,
+    /// Which lists are asked: words, meaning, or both.
+    #[serde(default)]
+    mode: ModeDraft,
+    /// Which chunks may be found: `{"type": "eq", "key": "lang", "value": "en"}`, compounds with `and`, `or`, `not`.
+    filter: Option<serde_json::Value>,
+    /// The answer must hold everything up to this version, as a write returned it.
+    min_version: Option<u64>,
+    /// Whether to say how each hit was found.
+    #[serde(default)]
+    explain: bool,
+}
+
+fn top_k_default() -> usize {
+    TOP_K_DEFAULT
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum ModeDraft {
+    #[default]
+    Hybrid,
+    Semantic,
+    Keyword,
+}
+
+/// The answer to a search.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SearchView<'a> {
+    knowledge_base_id: Uuid,
+    /// Everything up to this version was searched.
+    version: u64,
+    /// `memory` or `postgres`: who answered.
+    source: &'static str,
+    /// Time in the server from the parsed request to the ranked hits, in microseconds.
+    took_us: u64,
+    /// Times per stage in microseconds, if memory answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stages: Option<StagesView>,
+    /// Best first.
+    results: Vec<HitView<'a>>,
+    /// How the lists were made, with `explain`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    explain: Option<serde_json::Value>,
+}
+
+/// Times per stage, in microseconds.
+#[derive(Debug, Serialize, ToSchema)]
+struct StagesView {
+    encode_us: u64,
+    filter_us: u64,
+    vectors_us: u64,
+    words_us: u64,
+    fuse_us: u64,
+}
+
+/// A ranked chunk.
+#[derive(Debug, Serialize, ToSchema)]
+struct HitView<'a> {
+    chunk_id: Uuid,
+    document_id: Uuid,
+    external_id: &'a str,
+    title: &'a str,
+    source_url: Option<&'a str>,
+    /// Headings that the chunk stands under, outermost first, joined by ` › `.
+    heading: &'a str,
+    ordinal: u32,
+    content: &'a str,
+    /// 0 to 1, higher is better.
+    score: f32,
+    /// The document's metadata with the chunk's on top.
+    #[serde(serialize_with = "raw_json")]
+    #[schema(value_type = Object)]
+    metadata: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    explain: Option<serde_json::Value>,
+}
+
+/// Writes text that is JSON already as it is.
+fn raw_json<S: Serializer>(text: &&str, serializer: S) -> Result<S::Ok, S::Error> {
+    let raw: &RawValue = serde_json::from_str(text).map_err(serde::ser::Error::custom)?;
+    raw.serialize(serializer)
+}
+
+/// `POST /v1/knowledge-bases/{knowledge_base_id}/search`
+pub async fn search_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result<Response, Error> {
+    let knowledge_base_id = knowledge_base_id(&req)?;
+    let draft: SearchDraft = req.json().await?;
+    let request = search_request(draft)?;
+    let started = std::time::Instant::now();
+    let found = app.knowledge.search(ctx, knowledge_base_id, request).await?;
+    let took = started.elapsed();
+    app.metrics.observe_search(source(&found), took);
+    respond::ok(&search_view(knowledge_base_id, &found, took.as_micros() as u64)?)
+}
+
+fn search_request(draft: SearchDraft) -> Result<SearchRequest, Error> {
+    if draft.query.trim().is_empty() || draft.query.len() > QUERY_BYTES_MAX {
+        return Err(Error::invalid_field("query", format!("must have 1 to {QUERY_BYTES_MAX} bytes that are not all blank")));
+    }
+    if !(1..=TOP_K_MAX).contains(&draft.top_k) {
+        return Err(Error::invalid_field("top_k", format!("must be 1 to {TOP_K_MAX}")));
+    }
+    let filter = draft.filter.as_ref().map(Filter::from_json).transpose().map_err(|error| {
+        let place = if error.path.is_empty() { "filter".to_owned() } else { format!("filter.{}", error.path) };
+        Error::invalid_field(place, error.message)
+    })?;
+    let mode = match draft.mode {
+        ModeDraft::Hybrid => Mode::Hybrid,
+        ModeDraft::Semantic => Mode::Semantic,
+        ModeDraft::Keyword => Mode::Keyword,
+    };
+    Ok(SearchRequest {
+        query: draft.query,
+        top_k: draft.top_k,
+        mode,
+        filter,
+        min_version: draft.min_version,
+        explain: draft.explain,
+    })
+}
+
+fn source(found: &Found) -> &'static str {
+    match found {
+        Found::Memory(_) => "memory",
+        Found::Postgres { .. } => "postgres",
+    }
+}
+
+fn search_view(id: KnowledgeBaseId, found: &Found, took_us: u64) -> Result<SearchView<'_>, Error> {
+    let in_json = |error: serde_json::Error| Error::Internal(error.into());
+    let (version, stages, results, explain) = match found {
+        Found::Memory(answer) => {
+            let us = |stage: std::time::Duration| stage.as_micros() as u64;
+            let stages = StagesView {
+                encode_us: us(answer.timings.encode),
+                filter_us: us(answer.timings.filter),
+                vectors_us: us(answer.timings.vectors),
+                words_us: us(answer.timings.words),
+                fuse_us: us(answer.timings.fuse),
+            };
+            let hit_view = |hit| -> Result<HitView<'_>, Error> {
+                let hit: &tertulia_index::Hit = hit;
+                Ok(HitView {
+                    chunk_id: hit.chunk_id(),
+                    document_id: hit.document_id(),
+                    external_id: hit.external_id(),
+                    title: hit.title(),
+                    source_url: hit.source_url(),
+                    heading: hit.heading(),
+                    ordinal: hit.ordinal(),
+                    content: hit.content(),
+                    score: hit.score,
+                    metadata: hit.metadata_json(),
+                    explain: hit.explain.as_ref().map(serde_json::to_value).transpose().map_err(in_json)?,
+                })
+            };
+            let results = answer.hits.iter().map(hit_view).collect::<Result<Vec<_>, _>>()?;
+            let explain = answer.explain.as_ref().map(serde_json::to_value).transpose().map_err(in_json)?;
+            (answer.version, Some(stages), results, explain)
+        }
+        Found::Postgres { hits, version } => {
+            let hit_view = |hit| {
+                let hit: &crate::store::search::FallbackHit = hit;
+                HitView {
+                    chunk_id: hit.chunk_id,
+                    document_id: hit.document_id.0,
+                    external_id: &hit.external_id,
+                    title: &hit.title,
+                    source_url: hit.source_url.as_deref(),
+                    heading: &hit.heading,
+                    ordinal: hit.ordinal,
+                    content: &hit.content,
+                    score: hit.score,
+                    metadata: &hit.metadata_json,
+                    explain: None,
+                }
+            };
+            (*version, None, hits.iter().map(hit_view).collect(), None)
+        }
+    };
+    Ok(SearchView { knowledge_base_id: id.0, version, source: source(found), took_us, stages, results, explain })
+}
+
+/// The knowledge base that the path names.
+pub(super) fn knowledge_base_id(req: &Request) -> Result<KnowledgeBaseId, Error> {
+    // An id that is none names nothing that could be there.
+    req.path_uuid("knowledge_base_id").map(KnowledgeBaseId).ok_or(Error::NotFound { what: "knowledge base" })
+}

@@ -1,0 +1,204 @@
+//! The whole server: the domain rooms, built once from the settings, and the order of starting and stopping.
+//!
+//! [`App`] is what handlers see. [`Stack`] is what `serve` and the tests start: the private Postgres (if none is named),
+//! the schema, the pools, the encoder, the rooms, the sync, the listener, each after what it needs.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tertulia_index::Encoder;
+
+use crate::{
+    accounts::Accounts,
+    compute::Compute,
+    config::Config,
+    knowledge::{Knowledge, LoadedBases, snapshots::Snapshots, sync::Sync},
+    metrics::Metrics,
+    server::Server,
+    store::{self, Store, embedded::EmbeddedCluster},
+    tasks::Tasks,
+};
+
+/// Longest that a start waits for snapshots to be loaded before it serves; Postgres answers for the rest meanwhile.
+const LOAD_WAIT: Duration = Duration::from_secs(30);
+/// Longest that a stop waits for background tasks, the last snapshots among them.
+const TASKS_STOP_WAIT: Duration = Duration::from_secs(30);
+/// Longest that `/readyz` waits for Postgres.
+const READY_WAIT: Duration = Duration::from_secs(2);
+
+/// What handlers see: the domain rooms and what all of them share.
+pub struct App {
+    /// The settings.
+    pub config: Config,
+    /// Counters and histograms, and their exposition.
+    pub metrics: Metrics,
+    /// Who is asking.
+    pub accounts: Arc<Accounts>,
+    /// Documents in, ranked chunks out.
+    pub knowledge: Knowledge,
+    /// Work that outlives its request.
+    pub tasks: Tasks,
+    store: Arc<Store>,
+    has_started: AtomicBool,
+}
+
+impl App {
+    /// Whether traffic should come here.
+    ///
+    /// # Errors
+    /// Why not, for people and load balancers to read.
+    pub async fn readiness(&self) -> Result<(), &'static str> {
+        if self.tasks.stopping().is_cancelled() {
+            return Err("stopping");
+        }
+        if !self.has_started.load(Ordering::Relaxed) {
+            return Err("loading indexes");
+        }
+        match tokio::time::timeout(READY_WAIT, self.store.ping()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err("postgres is away; searches on loaded knowledge bases go on"),
+        }
+    }
+
+    /// The metrics in the text format of Prometheus, gauges read now.
+    pub fn render_metrics(&self) -> String {
+        let bases = self.knowledge.loaded().all();
+        let indexes: Vec<_> = bases.iter().filter_map(|base| base.index()).collect();
+        let gauges = crate::metrics::Gauges {
+            pools: self.store.pool_gauges(),
+            index_bases: indexes.len(),
+            index_chunks: indexes.iter().map(|index| index.len()).sum(),
+            index_bytes: indexes.iter().map(|index| index.memory_bytes()).sum(),
+            sync_lag_versions: bases.iter().map(|base| base.lag()).max().unwrap_or(0),
+        };
+        self.metrics.render(&gauges)
+    }
+}
+
+/// A running server.
+pub struct Stack {
+    app: Arc<App>,
+    server: Server,
+    cluster: Option<EmbeddedCluster>,
+}
+
+impl Stack {
+    /// Starts everything that `config` asks for; gives back once the server accepts connections and its indexes are loaded.
+    ///
+    /// # Errors
+    /// The first thing that keeps it from starting, with what to do about it. What was started before is stopped.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        // What fails for want of a file or a port fails before a database is started.
+        let encoder = Encoder::load(&config.retrieval.weights_dir).with_context(|| {
+            format!(
+                "no encoder in {}: run scripts/setup.sh, which fetches the weights, or set retrieval.weights_dir \
+                 (TERTULIA_RETRIEVAL_WEIGHTS_DIR) to the folder that has them",
+                config.retrieval.weights_dir.display()
+            )
+        })?;
+        let listener = Server::bind(&config.server)?;
+        let cluster = match config.database.url {
+            Some(_) => None,
+            None => Some(EmbeddedCluster::start(&config.server.data_dir, config.database.bin_dir.as_deref()).await?),
+        };
+        match Self::start_on(config, encoder, listener, cluster.as_ref()).await {
+            Ok((app, server)) => Ok(Self { app, server, cluster }),
+            Err(error) => {
+                if let Some(cluster) = cluster
+                    && let Err(stop_error) = cluster.stop().await
+                {
+                    tracing::warn!(%stop_error, "the private postgres did not stop");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_on(
+        config: Config,
+        encoder: Encoder,
+        listener: crate::server::Listener,
+        cluster: Option<&EmbeddedCluster>,
+    ) -> anyhow::Result<(Arc<App>, Server)> {
+        let connections = store::Connections::from_config(&config.database, cluster)?;
+        match &connections.owner {
+            Some(owner) => {
+                for name in store::migrate(owner).await? {
+                    tracing::info!(migration = name, "schema migrated");
+                }
+            }
+            None => store::check_schema(&connections.service).await?,
+        }
+        let tasks = Tasks::new(tokio::runtime::Handle::current());
+        let store = Arc::new(Store::connect(&connections, &config.database, tasks.runtime()).await?);
+        let metrics = Metrics::new(store.query_durations());
+        let compute = Arc::new(Compute::new(cores())?);
+        let loaded = Arc::new(LoadedBases::default());
+        let sync = Sync::new(
+            store.clone(),
+            loaded.clone(),
+            compute.clone(),
+            Snapshots::in_data_dir(&config.server.data_dir),
+            tasks.clone(),
+            config.retrieval.clone(),
+        );
+        let accounts = Arc::new(Accounts::new(store.clone()));
+        let knowledge =
+            Knowledge::new(store.clone(), Arc::new(encoder), compute, loaded, sync.clone(), config.retrieval.clone());
+        let app = Arc::new(App {
+            config,
+            metrics,
+            accounts: accounts.clone(),
+            knowledge,
+            tasks: tasks.clone(),
+            store: store.clone(),
+            has_started: false.into(),
+        });
+        let server = Server::start(listener, app.clone())?;
+        tasks.spawn(crate::accounts::keys::follow_changes(accounts, store.clone(), tasks.clone()));
+        if connections.owner.is_some() {
+            tasks.spawn(store::upkeep::run(store, tasks.stopping().clone()));
+        }
+        sync.start(LOAD_WAIT).await;
+        app.has_started.store(true, Ordering::Relaxed);
+        Ok((app, server))
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.server.local_addr()
+    }
+
+    /// The rooms.
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
+    /// Stops everything, in the opposite order: requests under way finish first, the database goes last.
+    pub async fn stop(self) {
+        let cut = self.server.stop().await;
+        if cut > 0 {
+            tracing::warn!(connections = cut, "connections were cut at the end of the drain");
+        }
+        if !self.app.tasks.stop(TASKS_STOP_WAIT).await {
+            tracing::warn!("some background tasks did not stop in time");
+        }
+        self.app.store.close();
+        if let Some(cluster) = self.cluster
+            && let Err(error) = cluster.stop().await
+        {
+            tracing::warn!(%error, "the private postgres did not stop");
+        }
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}

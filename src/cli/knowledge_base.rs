@@ -1,0 +1,88 @@
+//! `tertulia knowledge-base create | list`: over HTTP, as any client would.
+
+use std::io::Write as _;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::client::{Client, ServerArgs};
+
+/// Arguments of `knowledge-base`.
+#[derive(Debug, Args)]
+pub struct KnowledgeBaseArgs {
+    #[command(subcommand)]
+    command: KnowledgeBaseCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum KnowledgeBaseCommand {
+    /// Create one; its id goes into `ingest` and `search`
+    Create {
+        /// Name, unique within the tenant
+        name: String,
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the tenant's knowledge bases
+    List {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Runs `knowledge-base`.
+///
+/// # Errors
+/// If the server cannot be reached or refuses.
+pub fn run(args: &KnowledgeBaseArgs) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match &args.command {
+        KnowledgeBaseCommand::Create { name, server, json } => {
+            let created = Client::new(server).post("/knowledge-bases", &json!({ "name": name }))?;
+            if *json {
+                writeln!(out, "{created}")?;
+            } else {
+                writeln!(out, "Created the knowledge base {name}: {}", text(&created["id"]))?;
+            }
+        }
+        KnowledgeBaseCommand::List { server, json } => {
+            let all = list_all(&Client::new(server))?;
+            if *json {
+                writeln!(out, "{}", Value::Array(all))?;
+            } else if all.is_empty() {
+                writeln!(out, "There are none yet: `tertulia knowledge-base create NAME` makes one.")?;
+            } else {
+                for base in &all {
+                    let (documents, chunks) = (&base["documents"], &base["chunks"]);
+                    writeln!(out, "{}  {}  {documents} documents, {chunks} chunks", text(&base["id"]), text(&base["name"]))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn list_all(client: &Client) -> anyhow::Result<Vec<Value>> {
+    let mut all = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let mut page = client.get(&format!("/knowledge-bases?limit=100{cursor}"))?;
+        if let Value::Array(items) = page["items"].take() {
+            all.extend(items);
+        }
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return Ok(all),
+        }
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("–")
+}

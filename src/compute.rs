@@ -1,0 +1,115 @@
+//! Work that would hold up a shard: parsing, encoding, long searches. It runs on threads of its own, with a bound.
+//!
+//! Invariant: at most `threads` jobs run and [`WAITING_MAX`] wait; one more is refused with `Unavailable`, early, rather
+//! than queued for longer than its caller would wait.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+
+use crate::error::Error;
+
+/// Jobs that may wait for a thread.
+const WAITING_MAX: usize = 256;
+/// What the scheduler gives these threads compared with a shard's: searches and sockets go first.
+const NICENESS: i32 = 5;
+
+/// A pool of threads for work of more than about half a millisecond.
+pub struct Compute {
+    pool: rayon::ThreadPool,
+    threads: usize,
+    jobs: std::sync::Arc<AtomicUsize>,
+}
+
+impl Compute {
+    /// A pool of `threads` threads.
+    ///
+    /// # Errors
+    /// If the operating system gives no thread.
+    pub fn new(threads: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|n| format!("compute-{n}"))
+            .start_handler(|_| yield_to_shards())
+            .panic_handler(|_| tracing::error!("a job on a compute thread panicked"))
+            .build()?;
+        Ok(Self { pool, threads, jobs: Default::default() })
+    }
+
+    /// Runs `job` on a compute thread and gives its result. Inside, rayon's parallel iterators use this pool.
+    ///
+    /// # Errors
+    /// `Unavailable` if too many jobs wait already; `Internal` if the job panicked.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not stop the job; its result is thrown away.
+    pub async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+        if self.jobs.fetch_add(1, Ordering::Relaxed) >= self.threads + WAITING_MAX {
+            self.jobs.fetch_sub(1, Ordering::Relaxed);
+            return Err(Error::Unavailable {
+                detail: "The server has more work than it can queue.",
+                retry_after: Duration::from_secs(1),
+                source: None,
+            });
+        }
+        let (send, receive) = oneshot::channel();
+        let place = Place(self.jobs.clone());
+        self.pool.spawn(move || {
+            let _place = place;
+            // The receiver is gone when the request was; then nobody wants the result.
+            let _ = send.send(job());
+        });
+        receive.await.map_err(|_| Error::Internal(anyhow::anyhow!("a job on a compute thread panicked")))
+    }
+}
+
+/// A job's place in the count, given back also when the job panics.
+struct Place(std::sync::Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Lowers this thread's priority. Linux keeps niceness per thread, and a failure only costs latency.
+fn yield_to_shards() {
+    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS) {
+        tracing::debug!(%error, "could not lower the priority of a compute thread");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panicking_job_is_an_error_and_its_place_is_given_back() {
+        let compute = Compute::new(1).unwrap();
+        assert!(matches!(compute.run(|| panic!("as planned")).await, Err(Error::Internal(_))));
+        assert_eq!(compute.run(|| 7).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_job_past_the_bound_is_refused() {
+        let compute = Compute::new(1).unwrap();
+        let (open, gate) = std::sync::mpsc::channel::<()>();
+        let mut jobs: Vec<_> = vec![Box::pin(compute.run(move || gate.recv().is_ok()))];
+        let mut waiting: Vec<_> = (0..WAITING_MAX).map(|_| Box::pin(compute.run(|| true))).collect();
+        for job in &mut jobs {
+            assert!(futures_util::poll!(job).is_pending());
+        }
+        for job in &mut waiting {
+            assert!(futures_util::poll!(job).is_pending());
+        }
+        assert!(matches!(compute.run(|| true).await, Err(Error::Unavailable { .. })));
+        open.send(()).unwrap();
+        assert!(jobs.remove(0).await.unwrap());
+        for job in waiting {
+            assert!(job.await.unwrap());
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Documents: extracted, split, encoded on compute threads, and replaced in one transaction.
+//!
+//! Invariant: what [`Knowledge::put_document`] answered for is committed. The old chunks go and the new ones come in the
+//! same transaction and under one version, so that no search sees half of a document.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
+
+use super::{BaseKey, Knowledge, chunking, extract};
+use crate::{
+    ctx::{Ctx, DocumentId, KnowledgeBaseId},
+    error::Error,
+    store::{self, TenantTx, documents::DocumentRow, page::{Page, PageRequest}},
+};
+
+/// Longest external id, in bytes.
+pub const EXTERNAL_ID_BYTES_MAX: usize = 1_024;
+
+/// A document as a caller hands it in.
+#[derive(Debug)]
+pub struct DocumentDraft {
+    /// The caller's own name for it, such as a path: unique in the knowledge base.
+    pub external_id: String,
+    /// The document's bytes, as `media_type` says.
+    pub content: Bytes,
+    /// What the bytes are.
+    pub media_type: extract::MediaType,
+    /// Shown with hits and searched; without one the document's own title, else its external id.
+    pub title: Option<String>,
+    /// Where people can read it.
+    pub source_url: Option<String>,
+    /// What filters can ask about.
+    pub metadata: Map<String, Value>,
+}
+
+/// What became of a draft.
+#[derive(Debug)]
+pub struct Receipt {
+    /// The document's id.
+    pub id: DocumentId,
+    /// False if the same content, title, address and metadata were there already, so that nothing was written.
+    pub written: bool,
+    /// Chunks that it has now.
+    pub chunks: usize,
+    /// Search with this as `min_version` to see it.
+    pub version: u64,
+    /// SHA-256 of the bytes.
+    pub content_sha256: [u8; 32],
+}
+
+impl Knowledge {
+    /// Makes `draft` the document of its external id: atomically, and not at all if it is there already.
+    ///
+    /// # Errors
+    /// `NotFound` for a knowledge base that the tenant does not have; `Invalid` for a document that cannot be read;
+    /// `Conflict` if the knowledge base was encoded by another encoder than this server's.
+    ///
+    /// # Cancel safety
+    /// Dropping the future before the commit leaves the old document as it was.
+    pub async fn put_document(
+        &self,
+        ctx: &Ctx,
+        knowledge_base_id: KnowledgeBaseId,
+        draft: DocumentDraft,
+    ) -> Result<Receipt, Error> {
+        let content_sha256: [u8; 32] = Sha256::digest(&draft.content).into();
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        let base = store::knowledge_bases::find(&mut tx, knowledge_base_id)
+            .await?
+            .ok_or(Error::NotFound { what: "knowledge base" })?;
+        let present = store::documents::find_by_external_id(&mut tx, knowledge_base_id, &draft.external_id).await?;
+        // The transaction ends here: reading and encoding a document must not hold a connection.
+        tx.commit().await?;
+        self.same_encoder(&base.encoder)?;
+        if let Some(present) = present.filter(|present| is_unchanged(present, &draft, &content_sha256)) {
+            return Ok(Receipt {
+                id: present.id,
+                written: false,
+                chunks: present.chunk_count,
+                version: base.version,
+                content_sha256,
+            });
+        }
+        let external_id = draft.external_id.clone();
+        let (document, chunks) = self.prepare(draft, content_sha256).await?;
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        let replaced =
+            store::documents::replace(&mut tx, knowledge_base_id, base.generation_id, &document, &chunks).await?;
+        tx.commit().await?;
+        tracing::debug!(%external_id, chunks = chunks.len(), version = replaced.version, "document written");
+        self.load_in_background(BaseKey::of(ctx, knowledge_base_id), replaced.version);
+        Ok(Receipt {
+            id: replaced.id,
+            written: true,
+            chunks: chunks.len(),
+            version: replaced.version,
+            content_sha256,
+        })
+    }
+
+    /// A page of the knowledge base's documents, by external id.
+    ///
+    /// # Errors
+    /// `NotFound` for a knowledge base that the tenant does not have.
+    pub async fn list_documents(
+        &self,
+        ctx: &Ctx,
+        knowledge_base_id: KnowledgeBaseId,
+        page: &PageRequest,
+    ) -> Result<Page<DocumentRow>, Error> {
+        let mut tx = self.tx_for(ctx, knowledge_base_id).await?;
+        let documents = store::documents::list(&mut tx, knowledge_base_id, page).await?;
+        tx.commit().await?;
+        Ok(documents)
+    }
+
+    /// The document that `name` names: its external id, else its id.
+    ///
+    /// # Errors
+    /// `NotFound` if the tenant has no such knowledge base or document.
+    pub async fn find_document(
+        &self,
+        ctx: &Ctx,
+        knowledge_base_id: KnowledgeBaseId,
+        name: &str,
+    ) -> Result<DocumentRow, Error> {
+        let mut tx = self.tx_for(ctx, knowledge_base_id).await?;
+        let document = find(&mut tx, knowledge_base_id, name).await?;
+        tx.commit().await?;
+        Ok(document)
+    }
+
+    /// The chunks of a document, in its order.
+    ///
+    /// # Errors
+    /// `NotFound` if the tenant has no such knowledge base or document.
+    pub async fn list_chunks(
+        &self,
+        ctx: &Ctx,
+        knowledge_base_id: KnowledgeBaseId,
+        name: &str,
+        page: &PageRequest,
+    ) -> Result<Page<store::chunks::ChunkRow>, Error> {
+        let mut tx = self.tx_for(ctx, knowledge_base_id).await?;
+        let document = find(&mut tx, knowledge_base_id, name).await?;
+        let chunks = store::chunks::list(&mut tx, document.id, page).await?;
+        tx.commit().await?;
+        Ok(chunks)
+    }
+
+    /// Deletes the document and its chunks; gives the version from which no search finds them.
+    ///
+    /// # Errors
+    /// `NotFound` if the tenant has no such knowledge base or document.
+    pub async fn delete_document(
+        &self,
+        ctx: &Ctx,
+        knowledge_base_id: KnowledgeBaseId,
+        name: &str,
+    ) -> Result<u64, Error> {
+        let mut tx = self.tx_for(ctx, knowledge_base_id).await?;
+        let document = find(&mut tx, knowledge_base_id, name).await?;
+        let version = store::documents::delete(&mut tx, knowledge_base_id, document.id).await?;
+        tx.commit().await?;
+        Ok(version)
+    }
+
+    /// A transaction in which the knowledge base was seen to be there.
+    async fn tx_for(&self, ctx: &Ctx, knowledge_base_id: KnowledgeBaseId) -> Result<TenantTx, Error> {
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        let base = store::knowledge_bases::find(&mut tx, knowledge_base_id).await?;
+        base.map(|_| tx).ok_or(Error::NotFound { what: "knowledge base" })
+    }
+
+    /// Vectors of two encoders cannot be compared, so they never get into one index.
+    pub(super) fn same_encoder(&self, encoder: &str) -> Result<(), Error> {
+        if encoder == self.encoder.fingerprint() {
+            return Ok(());
+        }
+        Err(Error::Conflict {
+            detail: format!(
+                "The knowledge base was encoded by {encoder}, this server encodes with {}: start it with the weights \
+                 of the former (retrieval.weights_dir), or search with mode `keyword`.",
+                self.encoder.fingerprint()
+            ),
+        })
+    }
+
+    /// Extracts, splits and encodes on a compute thread.
+    async fn prepare(
+        &self,
+        draft: DocumentDraft,
+        content_sha256: [u8; 32],
+    ) -> Result<(store::documents::NewDocument, Vec<store::chunks::NewChunk>), Error> {
+        let encoder = Arc::clone(&self.encoder);
+        let limits = chunking::Limits {
+            tokens_max: self.config.chunk_tokens_max,
+            overlap_tokens: self.config.chunk_overlap_tokens,
+        };
+        let prepare = move || {
+            let extracted = extract::extract(&draft.content, &draft.media_type)
+                .map_err(|error| Error::invalid_field("body", error.to_string()))?;
+            let passages = chunking::split(&extracted, &limits, &|text| encoder.count_tokens(text));
+            // The heading path is part of what a passage means, and often has the words that a question uses.
+            let texts: Vec<String> =
+                passages.iter().map(|passage| format!("{}\n{}", passage.heading, passage.content)).collect();
+            let embeddings = encoder.encode_documents(&texts);
+            let chunks = passages
+                .into_iter()
+                .zip(embeddings)
+                .map(|(passage, embedding)| store::chunks::NewChunk {
+                    ordinal: passage.ordinal,
+                    heading: passage.heading,
+                    content: passage.content,
+                    embedding,
+                    metadata: Map::new(),
+                })
+                .collect();
+            let title = draft.title.or(extracted.title).filter(|title| !title.trim().is_empty());
+            let document = store::documents::NewDocument {
+                title: title.unwrap_or_else(|| draft.external_id.clone()),
+                external_id: draft.external_id,
+                source_url: draft.source_url,
+                mime_type: draft.media_type.as_str().to_owned(),
+                metadata: draft.metadata,
+                content_sha256,
+            };
+            Ok((document, chunks))
+        };
+        self.compute.run(prepare).await?
+    }
+}
+
+/// Whether writing `draft` would change nothing. A title that the caller does not give is the document's own.
+fn is_unchanged(present: &DocumentRow, draft: &DocumentDraft, content_sha256: &[u8; 32]) -> bool {
+    present.content_sha256 == *content_sha256
+        && present.mime_type == draft.media_type.as_str()
+        && present.source_url == draft.source_url
+        && present.metadata == draft.metadata
+        && draft.title.as_ref().is_none_or(|title| *title == present.title)
+}
+
+async fn find(tx: &mut TenantTx, knowledge_base_id: KnowledgeBaseId, name: &str) -> Result<DocumentRow, Error> {
+    if let Some(document) = store::documents::find_by_external_id(tx, knowledge_base_id, name).await? {
+        return Ok(document);
+    }
+    let by_id = match uuid::Uuid::parse_str(name) {
+        Ok(id) => store::documents::find(tx, knowledge_base_id, DocumentId(id)).await?,
+        Err(_) => None,
+    };
+    by_id.ok_or(Error::NotFound { what: "document" })
+}

@@ -1,0 +1,231 @@
+//! The knowledge bases at hand in this process: one index each, found without a lock.
+//!
+//! Invariant: [`BaseKey`] names tenant and knowledge base together, and nothing here can be asked without one. A
+//! [`Base`] is visible to searches only once its index has caught up with Postgres for the first time.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tertulia_index::Index;
+use tokio::sync::{Notify, watch};
+
+use crate::ctx::{Ctx, KnowledgeBaseId, TenantId};
+
+/// Names an index: a knowledge base of a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BaseKey {
+    /// Whose it is.
+    pub tenant_id: TenantId,
+    /// Which one.
+    pub knowledge_base_id: KnowledgeBaseId,
+}
+
+impl BaseKey {
+    /// The caller's knowledge base of that id.
+    pub fn of(ctx: &Ctx, knowledge_base_id: KnowledgeBaseId) -> Self {
+        Self { tenant_id: ctx.tenant_id, knowledge_base_id }
+    }
+}
+
+/// How far a knowledge base is from answering in process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// Nobody asked for it yet.
+    NotLoaded,
+    /// Being read from snapshot and Postgres.
+    Loading,
+    /// Larger than what is left of `retrieval.memory_bytes_max`: Postgres answers.
+    DoesNotFit,
+    /// Answers in process.
+    Ready,
+}
+
+impl Readiness {
+    /// The word for it in JSON and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotLoaded => "not_loaded",
+            Self::Loading => "loading",
+            Self::DoesNotFit => "does_not_fit",
+            Self::Ready => "ready",
+        }
+    }
+}
+
+/// One knowledge base of this process. Its sync task writes it, searches read it.
+pub struct Base {
+    /// Which one it is.
+    pub key: BaseKey,
+    index: ArcSwapOption<Index>,
+    version: watch::Sender<u64>,
+    wake: Notify,
+    does_not_fit: std::sync::atomic::AtomicBool,
+    /// The newest version heard of from Postgres; past [`Base::version`] by the sync's lag.
+    heard_of: AtomicU64,
+}
+
+impl Base {
+    fn new(key: BaseKey) -> Self {
+        Self {
+            key,
+            index: ArcSwapOption::empty(),
+            version: watch::Sender::new(0),
+            wake: Notify::new(),
+            does_not_fit: false.into(),
+            heard_of: AtomicU64::new(0),
+        }
+    }
+
+    /// The index, if it answers in process.
+    pub fn index(&self) -> Option<Arc<Index>> {
+        self.index.load_full()
+    }
+
+    /// How far it is.
+    pub fn readiness(&self) -> Readiness {
+        if self.index.load().is_some() {
+            Readiness::Ready
+        } else if self.does_not_fit.load(Ordering::Relaxed) {
+            Readiness::DoesNotFit
+        } else {
+            Readiness::Loading
+        }
+    }
+
+    /// Makes `index`, which holds everything up to its version, the one that searches ask.
+    pub fn publish(&self, index: Arc<Index>) {
+        let version = index.version();
+        self.index.store(Some(index));
+        self.does_not_fit.store(false, Ordering::Relaxed);
+        self.caught_up_to(version);
+    }
+
+    /// Takes the index away: searches go to Postgres.
+    pub fn withdraw(&self, does_not_fit: bool) {
+        self.does_not_fit.store(does_not_fit, Ordering::Relaxed);
+        self.index.store(None);
+    }
+
+    /// Tells those that wait that the index holds everything up to `version`.
+    pub fn caught_up_to(&self, version: u64) {
+        self.heard_of.fetch_max(version, Ordering::Relaxed);
+        self.version.send_replace(version);
+    }
+
+    /// The version up to which the index holds everything.
+    pub fn version(&self) -> u64 {
+        *self.version.borrow()
+    }
+
+    /// How many versions the index is behind what was heard of.
+    pub fn lag(&self) -> u64 {
+        self.heard_of.load(Ordering::Relaxed).saturating_sub(self.version())
+    }
+
+    /// Has the sync task look into Postgres now. `version`: what is known to be there, 0 if nothing is.
+    pub fn wake(&self, version: u64) {
+        self.heard_of.fetch_max(version, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    /// Waits for the next [`Base::wake`]; one that came while nobody waited counts.
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Waits until the index holds everything up to `version`; false if that takes longer than `longest`.
+    pub async fn reached(&self, version: u64, longest: Duration) -> bool {
+        let mut seen = self.version.subscribe();
+        let reached = seen.wait_for(|now| *now >= version);
+        tokio::time::timeout(longest, reached).await.is_ok_and(|outcome| outcome.is_ok())
+    }
+}
+
+/// All of them.
+#[derive(Default)]
+pub struct LoadedBases {
+    bases: ArcSwap<HashMap<BaseKey, Arc<Base>>>,
+    change: Mutex<()>,
+}
+
+impl LoadedBases {
+    /// The one of that key, if it was asked for before.
+    pub fn find(&self, key: BaseKey) -> Option<Arc<Base>> {
+        self.bases.load().get(&key).cloned()
+    }
+
+    /// Every one.
+    pub fn all(&self) -> Vec<Arc<Base>> {
+        self.bases.load().values().cloned().collect()
+    }
+
+    /// The one of that key, and whether it is new: then the caller starts its sync.
+    pub fn find_or_add(&self, key: BaseKey) -> (Arc<Base>, bool) {
+        if let Some(base) = self.find(key) {
+            return (base, false);
+        }
+        let _one_writer = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(base) = self.find(key) {
+            return (base, false);
+        }
+        let base = Arc::new(Base::new(key));
+        let mut bases = HashMap::clone(&self.bases.load());
+        bases.insert(key, base.clone());
+        self.bases.store(Arc::new(bases));
+        (base, true)
+    }
+
+    /// Lets one go.
+    pub fn remove(&self, key: BaseKey) {
+        let _one_writer = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bases = HashMap::clone(&self.bases.load());
+        bases.remove(&key);
+        self.bases.store(Arc::new(bases));
+    }
+
+    /// Memory that the indexes hold, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.bases.load().values().filter_map(|base| base.index()).map(|index| index.memory_bytes()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> BaseKey {
+        BaseKey { tenant_id: TenantId::new(), knowledge_base_id: KnowledgeBaseId::new() }
+    }
+
+    #[test]
+    fn another_tenant_does_not_find_a_base_by_its_id() {
+        let loaded = LoadedBases::default();
+        let mine = key();
+        assert!(loaded.find_or_add(mine).1);
+        assert!(!loaded.find_or_add(mine).1);
+        assert!(loaded.find(BaseKey { tenant_id: TenantId::new(), ..mine }).is_none());
+        loaded.remove(mine);
+        assert!(loaded.find(mine).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_for_a_version_ends_when_it_is_there_or_time_is_up() {
+        let base = Arc::new(Base::new(key()));
+        assert!(!base.reached(1, Duration::from_millis(10)).await);
+        let waiting = tokio::task::spawn({
+            let base = base.clone();
+            async move { base.reached(2, Duration::from_secs(1)).await }
+        });
+        base.caught_up_to(2);
+        assert!(waiting.await.unwrap());
+        base.wake(5);
+        assert_eq!(base.lag(), 3);
+    }
+}

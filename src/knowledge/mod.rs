@@ -1,0 +1,52 @@
+//! Knowledge: documents in, ranked chunks out.
+//!
+//! A document is extracted ([`extract`]), split ([`chunking`]), encoded and written in one transaction ([`documents`]).
+//! Postgres is the truth; [`sync`] carries what was committed, by whomever, into an in-process index per knowledge base
+//! ([`loaded`]), which [`search`] asks. A knowledge base that is not loaded is answered by Postgres itself.
+//!
+//! Invariant: an index is reached only by [`loaded::BaseKey`], which holds the tenant; row security does not reach into
+//! process memory, so the key's type does.
+
+pub mod bases;
+pub mod chunking;
+pub mod documents;
+pub mod extract;
+pub mod loaded;
+pub mod search;
+pub mod snapshots;
+pub mod sync;
+
+use std::sync::Arc;
+
+use tertulia_index::Encoder;
+
+use crate::{compute::Compute, config::RetrievalConfig, store::Store};
+
+pub use loaded::{BaseKey, LoadedBases};
+
+/// The knowledge room: what its use cases share. Built once.
+pub struct Knowledge {
+    store: Arc<Store>,
+    encoder: Arc<Encoder>,
+    compute: Arc<Compute>,
+    loaded: Arc<LoadedBases>,
+    config: RetrievalConfig,
+}
+
+impl Knowledge {
+    /// A room over `store`; `loaded` is shared with the sync that fills it.
+    pub fn new(
+        store: Arc<Store>,
+        encoder: Arc<Encoder>,
+        compute: Arc<Compute>,
+        loaded: Arc<LoadedBases>,
+        config: RetrievalConfig,
+    ) -> Self {
+        Self { store, encoder, compute, loaded, config }
+    }
+
+    /// The knowledge bases at hand in this process.
+    pub fn loaded(&self) -> &Arc<LoadedBases> {
+        &self.loaded
+    }
+}

@@ -1,0 +1,184 @@
+//! Search: the in-process index where it is loaded, Postgres where it is not. Same lists, same fusion, same filter.
+//!
+//! Invariant: an answer holds everything up to its `version`, which is at least the `min_version` asked for.
+
+use std::time::{Duration, Instant};
+
+use tertulia_index::{Answer, Filter, Fusion, Mode, Query, SearchError, fuse};
+
+use super::{Base, BaseKey, Knowledge};
+use crate::{
+    ctx::{Ctx, KnowledgeBaseId},
+    error::Error,
+    store::{self, search::FallbackHit},
+};
+
+/// Longest question, in bytes: ten times a long one, and short enough to encode in well under a millisecond.
+pub const QUERY_BYTES_MAX: usize = 8_192;
+/// Most hits of one answer.
+pub const TOP_K_MAX: usize = 100;
+/// Up to this many bytes of vectors a search stays on its shard's thread; a longer scan would hold up other sockets.
+const INLINE_SCAN_BYTES_MAX: usize = 24 << 20;
+
+/// What to look for.
+#[derive(Debug)]
+pub struct SearchRequest {
+    /// The question.
+    pub query: String,
+    /// Hits wanted, 1 to [`TOP_K_MAX`].
+    pub top_k: usize,
+    /// Which lists to ask.
+    pub mode: Mode,
+    /// Which chunks may be found.
+    pub filter: Option<Filter>,
+    /// The answer must hold everything up to this version.
+    pub min_version: Option<u64>,
+    /// Whether to say how each hit was found.
+    pub explain: bool,
+}
+
+/// Ranked chunks, best first, by the source that found them.
+pub enum Found {
+    /// By the in-process index.
+    Memory(Answer),
+    /// By Postgres, because the index is not loaded or not far enough.
+    Postgres {
+        /// What was found.
+        hits: Vec<FallbackHit>,
+        /// Everything up to here was seen.
+        version: u64,
+    },
+}
+
+impl Knowledge {
+    /// The chunks that answer `request` best.
+    ///
+    /// # Errors
+    /// `NotFound` for a knowledge base that the tenant does not have; `Invalid` for a filter key that no chunk has, or a
+    /// `min_version` that was never written; `Conflict` if it was encoded by another encoder and the mode needs vectors.
+    pub async fn search(
+        &self,
+        ctx: &Ctx,
+        knowledge_base_id: KnowledgeBaseId,
+        request: SearchRequest,
+    ) -> Result<Found, Error> {
+        let key = BaseKey::of(ctx, knowledge_base_id);
+        if let Some(base) = self.loaded.find(key)
+            && self.is_far_enough(&base, request.min_version).await
+            && let Some(index) = base.index()
+        {
+            return self.search_memory(index, request).await.map(Found::Memory);
+        }
+        self.search_postgres(ctx, knowledge_base_id, request).await
+    }
+
+    async fn is_far_enough(&self, base: &Base, min_version: Option<u64>) -> bool {
+        let Some(wanted) = min_version.filter(|wanted| *wanted > base.version()) else {
+            return true;
+        };
+        base.wake(0);
+        base.reached(wanted, self.config.min_version_wait).await
+    }
+
+    async fn search_memory(
+        &self,
+        index: std::sync::Arc<tertulia_index::Index>,
+        request: SearchRequest,
+    ) -> Result<Answer, Error> {
+        if request.mode != Mode::Keyword {
+            self.same_encoder(&index.settings().encoder)?;
+        }
+        let encoder = self.encoder.clone();
+        let inline = index.len() * index.settings().dimensions <= INLINE_SCAN_BYTES_MAX;
+        let search = move || {
+            let started = Instant::now();
+            let embedding = (request.mode != Mode::Keyword).then(|| encoder.encode_query(&request.query));
+            let encoded_in = started.elapsed();
+            let query = Query {
+                text: &request.query,
+                embedding: embedding.as_deref(),
+                top_k: request.top_k,
+                mode: request.mode,
+                filter: request.filter.as_ref(),
+                fusion: Fusion::default(),
+                explain: request.explain,
+            };
+            index.search(&query).map(|answer| with_encoding(answer, encoded_in))
+        };
+        let outcome = if inline { search() } else { self.compute.run(search).await? };
+        outcome.map_err(search_error)
+    }
+
+    async fn search_postgres(
+        &self,
+        ctx: &Ctx,
+        knowledge_base_id: KnowledgeBaseId,
+        request: SearchRequest,
+    ) -> Result<Found, Error> {
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        let base = store::knowledge_bases::find(&mut tx, knowledge_base_id)
+            .await?
+            .ok_or(Error::NotFound { what: "knowledge base" })?;
+        if let Some(wanted) = request.min_version.filter(|wanted| *wanted > base.version) {
+            let told = format!("{wanted} was never written; the newest version is {}", base.version);
+            return Err(Error::invalid_field("min_version", told));
+        }
+        if request.mode != Mode::Keyword {
+            self.same_encoder(&base.encoder)?;
+        }
+        self.load_in_background(BaseKey::of(ctx, knowledge_base_id), base.version);
+        let limit = 2 * request.top_k;
+        let filter = request.filter.as_ref().map(Filter::to_json);
+        let semantic = match request.mode {
+            Mode::Keyword => Vec::new(),
+            _ => {
+                let embedding = self.encoder.encode_query(&request.query);
+                store::search::semantic(&mut tx, &base, &embedding, filter.as_ref(), limit).await?
+            }
+        };
+        let keyword = match request.mode {
+            Mode::Semantic => Vec::new(),
+            _ => store::search::keyword(&mut tx, &base, &request.query, filter.as_ref(), limit).await?,
+        };
+        tx.commit().await?;
+        Ok(Found::Postgres { hits: fuse_hits(semantic, keyword, request.mode, request.top_k), version: base.version })
+    }
+}
+
+/// The two lists of Postgres as one, scored as the index would.
+fn fuse_hits(
+    semantic: Vec<FallbackHit>,
+    keyword: Vec<FallbackHit>,
+    mode: Mode,
+    top_k: usize,
+) -> Vec<FallbackHit> {
+    let ids = |hits: &[FallbackHit]| hits.iter().map(|hit| hit.chunk_id).collect::<Vec<_>>();
+    let fused = match mode {
+        Mode::Semantic | Mode::Keyword => None,
+        Mode::Hybrid => Some(fuse::reciprocal_rank(&ids(&semantic), &ids(&keyword), &Fusion::default())),
+    };
+    let mut all: Vec<FallbackHit> = semantic.into_iter().chain(keyword).collect();
+    match fused {
+        None => all.truncate(top_k),
+        Some(fused) => {
+            let mut by_id: std::collections::HashMap<_, _> = all.drain(..).map(|hit| (hit.chunk_id, hit)).collect();
+            all.extend(fused.into_iter().take(top_k).filter_map(|(chunk_id, score)| {
+                by_id.remove(&chunk_id).map(|hit| FallbackHit { score, ..hit })
+            }));
+        }
+    }
+    all
+}
+
+fn with_encoding(mut answer: Answer, encoded_in: Duration) -> Answer {
+    answer.timings.encode = encoded_in;
+    answer
+}
+
+fn search_error(error: SearchError) -> Error {
+    match error {
+        SearchError::UnknownKey { .. } => Error::invalid_field("filter", error.to_string()),
+        other => Error::Internal(other.into()),
+    }
+}
+

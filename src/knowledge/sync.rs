@@ -1,0 +1,330 @@
+//! Sync: what is committed in Postgres, by whomever, gets into the index, in the order of versions and with no gap.
+//!
+//! A knowledge base's version is bumped under its row's lock, so versions commit in order: whatever is past the
+//! watermark is all there is. One task per loaded knowledge base reads it in one consistent snapshot of Postgres and
+//! applies it as one batch, so that a transaction becomes searchable whole. NOTIFY wakes the task at once; a poll of the
+//! versions covers wake-ups that were lost. Start-up and increments are the same query from another watermark.
+//!
+//! When Postgres is away, tasks try again with growing pauses, and searches go on with what is loaded.
+
+use std::{sync::Arc, time::Duration};
+
+use tertulia_index::{Analyzer, Batch, Index, Settings};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{Base, BaseKey, LoadedBases, snapshots::Snapshots};
+use crate::{
+    compute::Compute,
+    config::RetrievalConfig,
+    store::{self, Store, StoreError, changes::{Change, Head}},
+    tasks::Tasks,
+};
+
+/// First pause after a failure; it doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Longest pause between two tries.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Chunks that a first load applies at once. Nobody searches the index yet, so it need not come in one piece.
+const LOAD_BATCH_CHUNKS: usize = 4_096;
+/// Memory that a chunk takes beside its vector, before it is known: text, metadata and postings.
+const CHUNK_BYTES_ESTIMATE: usize = 4_096;
+
+/// Carries changes from Postgres into the indexes. One per server.
+pub struct Sync {
+    store: Arc<Store>,
+    loaded: Arc<LoadedBases>,
+    compute: Arc<Compute>,
+    snapshots: Snapshots,
+    tasks: Tasks,
+    config: RetrievalConfig,
+}
+
+/// An index and the generation whose chunks it holds.
+struct Built {
+    index: Arc<Index>,
+    generation_id: uuid::Uuid,
+    saved_version: u64,
+    saved_at: Instant,
+}
+
+/// What one look into Postgres led to.
+enum Looked {
+    CaughtUp,
+    DoesNotFit,
+    Gone,
+}
+
+impl Sync {
+    /// A sync that has not started.
+    pub fn new(
+        store: Arc<Store>,
+        loaded: Arc<LoadedBases>,
+        compute: Arc<Compute>,
+        snapshots: Snapshots,
+        tasks: Tasks,
+        config: RetrievalConfig,
+    ) -> Arc<Self> {
+        Arc::new(Self { store, loaded, compute, snapshots, tasks, config })
+    }
+
+    /// Loads what has a snapshot, then follows Postgres until the server stops. Gives back once every snapshot is
+    /// loaded and caught up, or `longest` has passed.
+    pub async fn start(self: &Arc<Self>, longest: Duration) {
+        let saved = self.snapshots.list().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the folder of snapshots cannot be read; building from postgres");
+            Vec::new()
+        });
+        for (key, _) in &saved {
+            self.ensure(*key, 0);
+        }
+        self.tasks.spawn(self.clone().poll_versions());
+        self.tasks.spawn(self.clone().listen());
+        let all_ready = async {
+            for (key, _) in saved {
+                if let Some(base) = self.loaded.find(key) {
+                    base.settled().await;
+                }
+            }
+        };
+        if timeout(longest, all_ready).await.is_err() {
+            tracing::warn!("some knowledge bases are still loading; postgres answers for them meanwhile");
+        }
+    }
+
+    /// Has `key` loaded and kept up to date; `version` is what is known to be in Postgres.
+    pub fn ensure(self: &Arc<Self>, key: BaseKey, version: u64) {
+        let (base, is_new) = self.loaded.find_or_add(key);
+        if is_new {
+            self.tasks.spawn(self.clone().keep(base));
+        } else {
+            base.wake(version);
+        }
+    }
+
+    /// The life of one loaded knowledge base.
+    async fn keep(self: Arc<Self>, base: Arc<Base>) {
+        let mut built: Option<Built> = None;
+        let mut pause = PAUSE_MIN;
+        loop {
+            let until_next_look = match self.look(&base, &mut built).await {
+                Ok(Looked::Gone) => {
+                    base.withdraw(false);
+                    self.loaded.remove(base.key);
+                    self.snapshots.remove_others(base.key, None);
+                    return;
+                }
+                Ok(Looked::DoesNotFit) => {
+                    built = None;
+                    base.withdraw(true);
+                    None
+                }
+                Ok(Looked::CaughtUp) => {
+                    pause = PAUSE_MIN;
+                    self.until_snapshot(built.as_ref())
+                }
+                Err(error) => {
+                    tracing::warn!(knowledge_base_id = %base.key.knowledge_base_id, error = %chain(&error), "sync failed; trying again");
+                    let this_time = pause;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                    Some(this_time)
+                }
+            };
+            let rest = async {
+                match until_next_look {
+                    Some(pause) => sleep(pause).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = base.woken() => {}
+                () = rest => self.save_if_due(&base, built.as_mut()).await,
+                () = self.tasks.stopping().cancelled() => {
+                    self.save(&base, built.as_mut()).await;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Reads what is past the watermark and applies it.
+    async fn look(&self, base: &Base, built: &mut Option<Built>) -> Result<Looked, anyhow::Error> {
+        let key = base.key;
+        let mut changes = match self.store.changes(key.tenant_id, key.knowledge_base_id).await? {
+            Some(changes) => changes,
+            None => return Ok(Looked::Gone),
+        };
+        let head = changes.head().clone();
+        let is_usable = |built: &Built| {
+            built.generation_id == head.generation_id
+                && built.index.version() >= head.pruned_version
+                && built.index.version() <= head.version
+        };
+        if !built.as_ref().is_some_and(is_usable) {
+            *built = None;
+        }
+        if built.is_none() {
+            if !self.fits(&head) {
+                return Ok(Looked::DoesNotFit);
+            }
+            let restored = self.restore(key, &head).await?;
+            *built = Some(restored.filter(is_usable).unwrap_or_else(|| Built::empty(&head)));
+        }
+        let Some(current) = built else { return Ok(Looked::CaughtUp) };
+        let is_first_load = base.index().is_none();
+        let mut batch = Batch { version: current.index.version(), upserts: Vec::new(), deletions: Vec::new() };
+        if current.index.version() < head.version {
+            changes.read_from(current.index.version()).await?;
+            while let Some(change) = changes.next().await? {
+                match change {
+                    Change::Upsert(chunk) => batch.upserts.push(chunk),
+                    Change::Deletion(chunk_id) => batch.deletions.push(chunk_id),
+                }
+                if is_first_load && batch.upserts.len() >= LOAD_BATCH_CHUNKS {
+                    let version = batch.version;
+                    let full = std::mem::replace(&mut batch, Batch { version, upserts: Vec::new(), deletions: Vec::new() });
+                    self.apply(current, full).await?;
+                }
+            }
+            batch.version = head.version;
+            self.apply(current, batch).await?;
+        }
+        changes.finish().await?;
+        if is_first_load {
+            base.publish(current.index.clone());
+        } else {
+            base.caught_up_to(current.index.version());
+        }
+        self.merge_segments(current).await?;
+        Ok(Looked::CaughtUp)
+    }
+
+    async fn apply(&self, built: &Built, batch: Batch) -> Result<(), anyhow::Error> {
+        let index = built.index.clone();
+        self.compute.run(move || index.apply(batch)).await?.map_err(anyhow::Error::new)
+    }
+
+    /// Merges larger segments, off the way of writes and searches.
+    async fn merge_segments(&self, built: &Built) -> Result<(), anyhow::Error> {
+        let index = built.index.clone();
+        self.compute.run(move || while index.maintain() {}).await.map_err(anyhow::Error::new)
+    }
+
+    /// Whether a knowledge base of that size fits beside what is loaded.
+    fn fits(&self, head: &Head) -> bool {
+        let estimate = head.chunk_count.saturating_mul(CHUNK_BYTES_ESTIMATE + 2 * head.dimensions);
+        self.loaded.memory_bytes().saturating_add(estimate) <= self.config.memory_bytes_max
+    }
+
+    async fn restore(&self, key: BaseKey, head: &Head) -> Result<Option<Built>, anyhow::Error> {
+        let (snapshots, settings, generation_id) = (self.snapshots.clone(), settings(head), head.generation_id);
+        let restored = self.compute.run(move || snapshots.restore(key, generation_id, &settings)).await?;
+        Ok(restored.map(|index| Built {
+            saved_version: index.version(),
+            index: Arc::new(index),
+            generation_id,
+            saved_at: Instant::now(),
+        }))
+    }
+
+    /// Time until the next snapshot is due; none if the last one holds everything.
+    fn until_snapshot(&self, built: Option<&Built>) -> Option<Duration> {
+        let built = built.filter(|built| built.index.version() > built.saved_version)?;
+        Some((built.saved_at + self.config.snapshot_interval).saturating_duration_since(Instant::now()))
+    }
+
+    async fn save_if_due(&self, base: &Base, built: Option<&mut Built>) {
+        if self.until_snapshot(built.as_deref()) == Some(Duration::ZERO) {
+            self.save(base, built).await;
+        }
+    }
+
+    async fn save(&self, base: &Base, built: Option<&mut Built>) {
+        let Some(built) = built.filter(|built| built.index.version() > built.saved_version) else { return };
+        let (snapshots, index, key, generation_id) =
+            (self.snapshots.clone(), built.index.clone(), base.key, built.generation_id);
+        let version = index.version();
+        let save = move || {
+            snapshots.save(key, generation_id, &index);
+            snapshots.remove_others(key, Some(generation_id));
+        };
+        match self.compute.run(save).await {
+            Ok(()) => built.saved_version = version,
+            Err(error) => tracing::warn!(%error, "snapshot put off"),
+        }
+        built.saved_at = Instant::now();
+    }
+
+    /// Wakes the knowledge bases whose version moved on, or that are gone.
+    async fn poll_versions(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = sleep(self.config.poll_interval) => {}
+                () = self.tasks.stopping().cancelled() => return,
+            }
+            let bases = self.loaded.all();
+            if bases.is_empty() {
+                continue;
+            }
+            let ids: Vec<_> = bases.iter().map(|base| base.key.knowledge_base_id).collect();
+            match self.store.list_versions(&ids).await {
+                Ok(versions) => {
+                    for base in bases {
+                        match versions.get(&base.key.knowledge_base_id) {
+                            Some(version) if *version == base.version() => {}
+                            Some(version) => base.wake(*version),
+                            None => base.wake(0),
+                        }
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "versions could not be polled"),
+            }
+        }
+    }
+
+    /// Wakes knowledge bases as NOTIFY names them; all of them whenever a notification may have been missed.
+    async fn listen(self: Arc<Self>) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let listening = async {
+                let mut listener = self.store.listen().await?;
+                pause = PAUSE_MIN;
+                self.loaded.all().iter().for_each(|base| base.wake(0));
+                loop {
+                    let (tenant_id, knowledge_base_id, version) = listener.next().await?;
+                    if let Some(base) = self.loaded.find(BaseKey { tenant_id, knowledge_base_id }) {
+                        base.wake(version);
+                    }
+                }
+            };
+            let outcome: Result<(), StoreError> = tokio::select! {
+                outcome = listening => outcome,
+                () = self.tasks.stopping().cancelled() => return,
+            };
+            if let Err(error) = outcome {
+                tracing::warn!(error = %chain(&error), "listening for changes ended; polling until it is back");
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+}
+
+impl Built {
+    fn empty(head: &Head) -> Self {
+        Self {
+            index: Arc::new(Index::new(settings(head))),
+            generation_id: head.generation_id,
+            saved_version: 0,
+            saved_at: Instant::now(),
+        }
+    }
+}
+
+fn settings(head: &Head) -> Settings {
+    Settings { dimensions: head.dimensions, encoder: head.encoder.clone(), analyzer: Analyzer::English }
+}
+
+/// An error with its causes, as one line for the log.
+fn chain(error: &(impl std::fmt::Display + ?Sized)) -> String {
+    format!("{error:#}")
+}
