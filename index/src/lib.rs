@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+mod bits;
 mod chunk;
 
 pub use chunk::{Batch, Chunk};
