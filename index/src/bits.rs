@@ -1,6 +1,82 @@
-//! A plain bitset over the documents of a segment: which are live, which a filter keeps.
+//! What searches over segments share: a plain bitset over a segment's documents, and the best `k` candidates.
 //!
-//! Invariant: bits past `len` in the last word are zero, so counting and iterating need no mask.
+//! Invariant of the bitset: bits past `len` in the last word are zero, so counting and iterating need no mask.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+/// A document that a list offers, named by its segment's place in the list searched and its number in the segment.
+///
+/// Ordered best first: higher scores, then lower segments, then lower documents, so that ties never depend on chance.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Candidate {
+    pub(crate) segment: u32,
+    pub(crate) doc: u32,
+    /// Higher is better; of the scale of the list.
+    pub(crate) score: f32,
+}
+
+impl Ord for Candidate {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.score.total_cmp(&self.score).then((self.segment, self.doc).cmp(&(other.segment, other.doc)))
+    }
+}
+
+impl PartialOrd for Candidate {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Candidate {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Candidate {}
+
+/// Keeps the best `k` of the candidates that it is shown.
+#[derive(Debug)]
+pub(crate) struct Best {
+    k: usize,
+    /// The worst of the kept on top.
+    kept: BinaryHeap<Candidate>,
+}
+
+impl Best {
+    /// Keeps up to `k`. Allocates as candidates come, so a huge `k` costs nothing by itself.
+    pub(crate) fn new(k: usize) -> Self {
+        Self { k, kept: BinaryHeap::with_capacity(k.min(1_024)) }
+    }
+
+    /// Offers a candidate.
+    #[inline]
+    pub(crate) fn offer(&mut self, candidate: Candidate) {
+        if self.kept.len() < self.k {
+            self.kept.push(candidate);
+        } else if let Some(mut worst) = self.kept.peek_mut()
+            && candidate < *worst
+        {
+            *worst = candidate;
+        }
+    }
+
+    /// The score that a candidate must at least have to enter; negative infinity until `k` are kept.
+    #[inline]
+    pub(crate) fn threshold(&self) -> f32 {
+        match self.kept.peek() {
+            Some(worst) if self.kept.len() == self.k => worst.score,
+            _ if self.k == 0 => f32::INFINITY,
+            _ => f32::NEG_INFINITY,
+        }
+    }
+
+    /// Best first.
+    pub(crate) fn into_sorted(self) -> Vec<Candidate> {
+        self.kept.into_sorted_vec()
+    }
+}
 
 /// `len` bits, all of them addressable by a document's number in its segment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -188,6 +264,21 @@ mod tests {
         assert_eq!(Bits::from_words(vec![0, 0, 0], 70), None, "too many words");
         assert_eq!(Bits::from_words(vec![0, 1 << 6], 70), None, "a bit past the end");
         assert_eq!(Bits::from_words(vec![], 0), Some(Bits::zeros(0)));
+    }
+
+    #[test]
+    fn keeps_the_best_and_breaks_ties_by_place() {
+        let candidate = |segment, doc, score| Candidate { segment, doc, score };
+        let mut best = Best::new(3);
+        assert_eq!(best.threshold(), f32::NEG_INFINITY);
+        for (segment, doc, score) in [(1, 0, 0.5), (0, 9, 0.5), (0, 1, 0.1), (0, 3, 0.5), (0, 2, 0.9), (2, 2, 0.2)] {
+            best.offer(candidate(segment, doc, score));
+        }
+        assert_eq!(best.threshold(), 0.5);
+        assert_eq!(best.into_sorted(), [candidate(0, 2, 0.9), candidate(0, 3, 0.5), candidate(0, 9, 0.5)]);
+        let mut none = Best::new(0);
+        none.offer(candidate(0, 0, 1.0));
+        assert!(none.threshold() > 1.0 && none.into_sorted().is_empty());
     }
 
     #[test]

@@ -4,5 +4,7 @@
 
 mod bits;
 mod chunk;
+mod kernels;
+mod vectors;
 
 pub use chunk::{Batch, Chunk};
