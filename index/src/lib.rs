@@ -2,9 +2,11 @@
 
 #![deny(unsafe_code)]
 
+mod analyze;
 mod bits;
 mod chunk;
 mod kernels;
 mod vectors;
 
+pub use analyze::Analyzer;
 pub use chunk::{Batch, Chunk};
