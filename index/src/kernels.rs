@@ -136,3 +136,13 @@ fn dot_any(left: &[f32], right: &[f32]) -> f32 {
     }
     sums[0]
 }
+
+/// Makes of each document's length, in `parts`, the part of a term's `weight` that it has: `weight · tf / (tf + base + slope ·
+/// length)`, `tf` being the low 8 bits of the posting.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2", "x86_64+avx2", "aarch64+neon"))]
+pub(crate) fn saturate(postings: &[u32], weight: f32, base: f32, slope: f32, parts: &mut [f32]) {
+    for (part, posting) in parts.iter_mut().zip(postings) {
+        let frequency = (posting & 0xff) as f32;
+        *part = weight * frequency / (frequency + (base + slope * *part));
+    }
+}

@@ -7,6 +7,7 @@ mod bits;
 mod chunk;
 mod kernels;
 mod vectors;
+mod words;
 
 pub use analyze::Analyzer;
 pub use chunk::{Batch, Chunk};
