@@ -5,9 +5,11 @@
 mod analyze;
 mod bits;
 mod chunk;
+pub mod fuse;
 mod kernels;
 mod vectors;
 mod words;
 
 pub use analyze::Analyzer;
 pub use chunk::{Batch, Chunk};
+pub use fuse::Fusion;
