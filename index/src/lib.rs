@@ -5,6 +5,7 @@
 mod analyze;
 mod bits;
 mod chunk;
+mod encoder;
 pub mod fuse;
 mod kernels;
 mod vectors;
@@ -12,4 +13,5 @@ mod words;
 
 pub use analyze::Analyzer;
 pub use chunk::{Batch, Chunk};
+pub use encoder::{Encoder, EncoderError};
 pub use fuse::Fusion;
