@@ -11,6 +11,7 @@ pub mod compute;
 pub mod config;
 pub mod ctx;
 pub mod error;
+pub mod http;
 pub mod metrics;
 pub mod tasks;
 pub mod telemetry;
