@@ -8,6 +8,7 @@
 //! refuses roles for which row security would not hold.
 
 mod address;
+pub mod embedded;
 mod error;
 mod pool;
 mod roles;
@@ -22,12 +23,12 @@ use prometheus_client::{
 };
 use tokio::runtime::Handle;
 
-use self::pool::Pool;
 pub use self::{
     address::Address,
     error::StoreError,
     tx::{ServiceTx, TenantTx},
 };
+use self::{embedded::EmbeddedCluster, pool::Pool};
 use crate::{config::DatabaseConfig, ctx::Ctx};
 
 /// How Postgres is reached in each role.
@@ -76,11 +77,14 @@ pub struct QueryLabels {
 }
 
 impl Connections {
-    /// From the settings.
+    /// From the settings; `cluster` is the private Postgres where they name no other.
     ///
     /// # Errors
     /// If a URL is not one, or one is missing.
-    pub fn from_config(database: &DatabaseConfig) -> Result<Self, StoreError> {
+    pub fn from_config(database: &DatabaseConfig, cluster: Option<&EmbeddedCluster>) -> Result<Self, StoreError> {
+        if let Some(cluster) = cluster {
+            return Ok(cluster.connections(database.connect_timeout));
+        }
         let parse = |name: &str, url: &Option<String>| match url {
             Some(url) => Address::parse(name, url, database.connect_timeout).map(Some),
             None => Ok(None),
