@@ -13,5 +13,6 @@ pub mod ctx;
 pub mod error;
 pub mod http;
 pub mod metrics;
+pub mod store;
 pub mod tasks;
 pub mod telemetry;
