@@ -11,5 +11,6 @@ pub mod compute;
 pub mod config;
 pub mod ctx;
 pub mod error;
+pub mod server;
 pub mod tasks;
 pub mod telemetry;
