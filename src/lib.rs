@@ -13,6 +13,7 @@ pub mod ctx;
 pub mod error;
 pub mod http;
 pub mod metrics;
+pub mod server;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;
