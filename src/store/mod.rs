@@ -12,6 +12,7 @@ pub mod api_keys;
 pub mod changes;
 pub mod chunks;
 pub mod documents;
+pub mod embedded;
 mod error;
 pub mod knowledge_bases;
 pub mod listen;
@@ -32,12 +33,12 @@ use prometheus_client::{
 };
 use tokio::runtime::Handle;
 
-use self::pool::Pool;
 pub use self::{
     address::Address,
     error::StoreError,
     tx::{ServiceTx, TenantTx},
 };
+use self::{embedded::EmbeddedCluster, pool::Pool};
 use crate::{config::DatabaseConfig, ctx::Ctx};
 
 /// How Postgres is reached in each role.
@@ -86,11 +87,14 @@ pub struct QueryLabels {
 }
 
 impl Connections {
-    /// From the settings.
+    /// From the settings; `cluster` is the private Postgres where they name no other.
     ///
     /// # Errors
     /// If a URL is not one, or one is missing.
-    pub fn from_config(database: &DatabaseConfig) -> Result<Self, StoreError> {
+    pub fn from_config(database: &DatabaseConfig, cluster: Option<&EmbeddedCluster>) -> Result<Self, StoreError> {
+        if let Some(cluster) = cluster {
+            return Ok(cluster.connections(database.connect_timeout));
+        }
         let parse = |name: &str, url: &Option<String>| match url {
             Some(url) => Address::parse(name, url, database.connect_timeout).map(Some),
             None => Ok(None),
