@@ -8,10 +8,20 @@
 //! refuses roles for which row security would not hold.
 
 mod address;
+pub mod api_keys;
+pub mod changes;
+pub mod chunks;
+pub mod documents;
 pub mod embedded;
 mod error;
+pub mod knowledge_bases;
+pub mod listen;
+pub mod page;
 mod pool;
 mod roles;
+mod row;
+pub mod search;
+pub mod tenants;
 mod tx;
 
 use prometheus_client::{
