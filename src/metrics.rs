@@ -15,6 +15,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use crate::store::{PoolGauges, QueryDurations};
+
 /// `Content-Type` of what [`Metrics::render`] gives.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -23,9 +25,6 @@ const BUCKETS_SECONDS: [f64; 18] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
     10.0, 30.0,
 ];
-
-/// Durations of statements by name. `store` makes one and observes into it; [`Metrics`] exposes it.
-pub type QueryDurations = Family<QueryLabels, Histogram, Buckets>;
 
 /// Makes each histogram of a family with the server's buckets.
 #[derive(Debug, Clone, Copy, Default)]
@@ -37,34 +36,11 @@ impl MetricConstructor<Histogram> for Buckets {
     }
 }
 
-/// Which statement ran.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct QueryLabels {
-    /// File name of the statement, such as `knowledge_bases/find`.
-    pub query_type: &'static str,
-}
-
-/// An empty set of histograms for `store` to observe into.
-pub fn query_durations() -> QueryDurations {
-    Family::new_with_constructor(Buckets)
-}
-
-/// A pool of connections at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PoolGauges {
-    /// `user` or `service`.
-    pub pool: &'static str,
-    /// Connections that are open.
-    pub size: usize,
-    /// Connections that nobody uses.
-    pub available: usize,
-    /// Requests that wait for one.
-    pub waiting: usize,
-}
-
 /// What is read at the moment of exposition rather than counted.
 #[derive(Debug, Default)]
 pub struct Gauges {
+    /// Open connections.
+    pub connections: usize,
     /// The pools.
     pub pools: Vec<PoolGauges>,
     /// Knowledge bases in memory.
@@ -102,7 +78,7 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Histogram, Buckets>,
     searches: Family<SourceLabels, Histogram, Buckets>,
-    connections: Gauge,
+    connections: Count,
     pool_size: PoolFamily,
     pool_available: PoolFamily,
     pool_waiting: PoolFamily,
@@ -119,7 +95,7 @@ impl Metrics {
         let metrics = Self {
             requests: Family::new_with_constructor(Buckets),
             searches: Family::new_with_constructor(Buckets),
-            connections: Gauge::default(),
+            connections: Count::default(),
             pool_size: PoolFamily::default(),
             pool_available: PoolFamily::default(),
             pool_waiting: PoolFamily::default(),
@@ -161,11 +137,6 @@ impl Metrics {
         self.searches.get_or_create(&SourceLabels { source }).observe(took.as_secs_f64());
     }
 
-    /// The number of open connections, for the server to count up and down.
-    pub fn connections(&self) -> &Gauge {
-        &self.connections
-    }
-
     /// Everything as OpenMetrics text, with `gauges` as they are now.
     pub fn render(&self, gauges: &Gauges) -> String {
         for pool in &gauges.pools {
@@ -174,6 +145,7 @@ impl Metrics {
             self.pool_available.get_or_create(&labels).set(pool.available as u64);
             self.pool_waiting.get_or_create(&labels).set(pool.waiting as u64);
         }
+        self.connections.set(gauges.connections as u64);
         self.index_bases.set(gauges.index_bases as u64);
         self.index_chunks.set(gauges.index_chunks as u64);
         self.index_bytes.set(gauges.index_bytes as u64);
@@ -187,16 +159,17 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::QueryLabels;
 
     #[test]
     fn what_was_observed_is_exposed_under_the_agreed_names() {
-        let queries = query_durations();
+        let queries = QueryDurations::new_with_constructor(|| Buckets.new_metric());
         let metrics = Metrics::new(queries.clone());
         queries.get_or_create(&QueryLabels { query_type: "documents/list" }).observe(0.003);
         metrics.observe_request("GET", "/v1/knowledge-bases", 200, Duration::from_millis(2));
         metrics.observe_search("memory", Duration::from_micros(90));
-        metrics.connections().inc();
         let text = metrics.render(&Gauges {
+            connections: 1,
             pools: vec![PoolGauges { pool: "user", size: 3, available: 2, waiting: 1 }],
             index_bases: 1,
             index_chunks: 50,
@@ -223,7 +196,7 @@ mod tests {
 
     #[test]
     fn gauges_follow_what_is_read() {
-        let metrics = Metrics::new(query_durations());
+        let metrics = Metrics::new(QueryDurations::new_with_constructor(|| Buckets.new_metric()));
         metrics.render(&Gauges { index_chunks: 9, ..Gauges::default() });
         assert!(metrics.render(&Gauges::default()).contains("index_chunks 0"));
     }
