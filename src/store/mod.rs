@@ -10,9 +10,16 @@
 mod address;
 pub mod embedded;
 mod error;
+pub mod health;
+mod migrate;
 mod pool;
 mod roles;
+#[cfg(test)]
+mod test_support;
+#[cfg(test)]
+mod tests;
 mod tx;
+pub mod upkeep;
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -26,6 +33,7 @@ use tokio::runtime::Handle;
 pub use self::{
     address::Address,
     error::StoreError,
+    migrate::{check_schema, migrate},
     tx::{ServiceTx, TenantTx},
 };
 use self::{embedded::EmbeddedCluster, pool::Pool};

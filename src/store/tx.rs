@@ -92,7 +92,8 @@ impl Begin {
             // function form takes effect inside the transaction that the BEGIN before it has opened.
             Self::Tenant(tenant_id) => format!("BEGIN; SELECT set_config('tertulia.tenant_id', '{tenant_id}', true)"),
             Self::Service => "BEGIN".into(),
-            Self::Snapshot => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".into(),
+            // Many rows may be read, as fast as they are used; no limit but the one on idling fits that.
+            Self::Snapshot => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0".into(),
         }
     }
 }
