@@ -38,8 +38,8 @@ pub enum StoreError {
         #[source]
         source: tokio_postgres::Error,
     },
-    /// A statement of this transaction failed before, or is still sending rows.
-    #[error("{statement} was not run: the transaction is of no more use, or still sends rows")]
+    /// A statement of this transaction failed before, or was given up.
+    #[error("{statement} was not run: a statement of the transaction before it failed or was given up")]
     Unusable {
         /// The statement that was not run, or `commit`.
         statement: &'static str,
@@ -67,6 +67,18 @@ pub enum StoreError {
         #[source]
         source: anyhow::Error,
     },
+    /// What a statement was to change is not there any more.
+    #[error("the {what} is gone")]
+    Gone {
+        /// Such as `knowledge base`.
+        what: &'static str,
+    },
+    /// The knowledge base got another active generation since it was looked at.
+    #[error("the active generation was switched")]
+    GenerationSwitched,
+    /// A cursor that another list gave.
+    #[error("the cursor is another list's")]
+    ForeignCursor,
     /// A listening connection was closed.
     #[error("the connection that listens for changes was closed")]
     ListenerClosed,
@@ -138,6 +150,18 @@ impl From<StoreError> for Error {
         if code == Some(&SqlState::UNIQUE_VIOLATION) {
             return Self::Conflict { detail: "Something of that name or id exists already.".into() };
         }
+        match error {
+            StoreError::Gone { what } => return Self::NotFound { what },
+            StoreError::GenerationSwitched => {
+                return Self::Conflict {
+                    detail: "The knowledge base got another encoder meanwhile; try again.".into(),
+                };
+            }
+            StoreError::ForeignCursor => {
+                return Self::invalid_field("cursor", "is another list's; start again without it");
+            }
+            _ => {}
+        }
         if matches!(error, StoreError::Busy { .. }) {
             return Self::unavailable("The server is busy; try again in a moment.", error);
         }
@@ -159,6 +183,9 @@ mod tests {
         check(StoreError::ConnectTimeout, 503);
         check(StoreError::Closed, 503);
         check(StoreError::Deadline, 504);
+        check(StoreError::Gone { what: "knowledge base" }, 404);
+        check(StoreError::GenerationSwitched, 409);
+        check(StoreError::ForeignCursor, 400);
         check(StoreError::Unusable { statement: "documents/list" }, 500);
         check(StoreError::RowCount { statement: "documents/list", count: 2 }, 500);
     }

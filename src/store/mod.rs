@@ -8,12 +8,22 @@
 //! refuses roles for which row security would not hold.
 
 mod address;
+pub mod api_keys;
+pub mod changes;
+pub mod chunks;
+pub mod documents;
 pub mod embedded;
 mod error;
 pub mod health;
+pub mod knowledge_bases;
+pub mod listen;
 mod migrate;
+pub mod page;
 mod pool;
 mod roles;
+mod row;
+pub mod search;
+pub mod tenants;
 #[cfg(test)]
 mod test_support;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Work on the tables that no request waits for, done by one instance at a time, as the owner.
+//! Work on the tables that no request waits for, done by one instance at a time.
 //!
 //! - *Vector indexes.* pgvector's ivfflat sorts rows around centroids that it finds when the index is built, so an index that
 //!   was built on few rows finds little. It is built anew once the chunks have grown tenfold, and built at all for a number
@@ -8,11 +8,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio_postgres::{Client, types::Type};
+use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use super::{Address, Store, StoreError};
+use super::{Address, Store, StoreError, changes};
 
 /// From the start to the first round, and between rounds.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(15 * 60));
@@ -26,8 +25,6 @@ const DELETIONS_KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 const LOCK: &str = include_str!("sql/upkeep/lock.sql");
 const LIST_INDEXES: &str = include_str!("sql/upkeep/list_indexes.sql");
 const LIST_BROKEN_INDEXES: &str = include_str!("sql/upkeep/list_broken_indexes.sql");
-const LIST_OLD_DELETIONS: &str = include_str!("sql/upkeep/list_old_deletions.sql");
-const PRUNE_DELETIONS: &str = include_str!("sql/upkeep/prune_deletions.sql");
 
 /// Does what is due, again and again until `stopping` is cancelled. Returns at once where the owner's address is not known.
 pub async fn run(store: Arc<Store>, stopping: CancellationToken) {
@@ -36,7 +33,7 @@ pub async fn run(store: Arc<Store>, stopping: CancellationToken) {
     loop {
         let round = async {
             tokio::time::sleep(pause).await;
-            if let Err(error) = do_what_is_due(owner, DELETIONS_KEPT).await {
+            if let Err(error) = do_what_is_due(&store, owner, DELETIONS_KEPT).await {
                 let error = anyhow::Error::new(error);
                 tracing::warn!("upkeep of the tables failed, to be tried again later: {error:#}");
             }
@@ -49,7 +46,7 @@ pub async fn run(store: Arc<Store>, stopping: CancellationToken) {
 }
 
 /// One round; none if another instance is at it.
-pub(super) async fn do_what_is_due(owner: &Address, deletions_kept: Duration) -> Result<(), StoreError> {
+pub(super) async fn do_what_is_due(store: &Store, owner: &Address, deletions_kept: Duration) -> Result<(), StoreError> {
     let client = owner.connect_and_drive().await?;
     // If this round is given up, Postgres would go on with a build that nobody waits for.
     let canceller = Canceller { client: &client, owner };
@@ -57,28 +54,19 @@ pub(super) async fn do_what_is_due(owner: &Address, deletions_kept: Duration) ->
     client.batch_execute("SET statement_timeout = 0").await.map_err(failed("upkeep/no_timeout"))?;
     let row = client.query_typed_one(LOCK, &[]).await.map_err(failed("upkeep/lock"))?;
     if row.try_get(0).map_err(failed("upkeep/lock"))? {
-        prune_deletions(&client, deletions_kept).await?;
+        prune_deletions(store, deletions_kept).await?;
         build_indexes(&client).await?;
     }
     canceller.disarm();
     Ok(())
 }
 
-async fn prune_deletions(client: &Client, kept: Duration) -> Result<(), StoreError> {
-    let failed = |source| StoreError::of_statement("upkeep/list_old_deletions", source);
-    let old = client.query_typed(LIST_OLD_DELETIONS, &[(&kept.as_secs_f64(), Type::FLOAT8)]).await.map_err(failed)?;
-    for row in old {
-        let tenant_id: Uuid = row.try_get(0).map_err(failed)?;
-        let knowledge_base_id: Uuid = row.try_get(1).map_err(failed)?;
-        let version: i64 = row.try_get(2).map_err(failed)?;
-        let deleted = client
-            .execute_typed(
-                PRUNE_DELETIONS,
-                &[(&tenant_id, Type::UUID), (&knowledge_base_id, Type::UUID), (&version, Type::INT8)],
-            )
-            .await
-            .map_err(|source| StoreError::of_statement("upkeep/prune_deletions", source))?;
-        tracing::debug!(%knowledge_base_id, deleted, version, "log of deletions pruned");
+async fn prune_deletions(store: &Store, kept: Duration) -> Result<(), StoreError> {
+    let mut tx = store.service_tx().await?;
+    let deleted = changes::prune(&mut tx, kept).await?;
+    tx.commit().await?;
+    if deleted > 0 {
+        tracing::debug!(deleted, "log of deletions pruned");
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -72,7 +72,7 @@ async fn commands_share_a_cluster_and_the_last_one_stops_it() {
     let first = EmbeddedCluster::connect_or_start(folder.path(), &settings()).await.expect("it starts");
     let second = EmbeddedCluster::connect_or_start(folder.path(), &settings()).await.expect("it runs");
     let pid = postmaster(folder.path());
-    let stopping = tokio::spawn(first.stop());
+    let stopping = tokio::runtime::Handle::current().spawn(first.stop());
     // The first one wants to stop, and must wait.
     client(&second).await.batch_execute("CREATE TABLE kept AS SELECT 1").await.expect("it is new");
     assert_eq!(count(&second).await, 1);
@@ -100,7 +100,8 @@ async fn a_killed_postgres_is_started_again() {
     let first = postmaster(folder.path());
 
     // With a backend that does not look whether its postmaster is there.
-    let sleeping = tokio::spawn(async move { busy.batch_execute("SELECT pg_sleep(3600)").await });
+    let sleeping =
+        tokio::runtime::Handle::current().spawn(async move { busy.batch_execute("SELECT pg_sleep(3600)").await });
     kill_process(first, Signal::KILL).expect("it runs");
     until("another postgres answers", async || ask(&cluster).await.is_some() && postmaster(folder.path()) != first)
         .await;
@@ -120,7 +121,7 @@ async fn a_killed_postgres_is_started_again() {
 }
 
 /// Starts Postgres as a server did that was killed before it could stop it.
-fn leave_behind(data_dir: &Path, program: &Path) -> Pid {
+fn leave_behind(data_dir: &Path, program: &Path) -> Child {
     use std::os::unix::{fs::MetadataExt as _, process::CommandExt as _};
 
     let folder = data_dir.join("postgres");
@@ -132,8 +133,7 @@ fn leave_behind(data_dir: &Path, program: &Path) -> Pid {
     if rustix::process::geteuid().is_root() {
         command.uid(owner.uid()).gid(owner.gid());
     }
-    let child = command.spawn().expect("it runs");
-    Pid::from_raw(child.id().cast_signed()).expect("a pid")
+    command.spawn().expect("it runs")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,10 +144,10 @@ async fn what_a_killed_server_left_is_cleared_away() {
     cluster.stop().await.expect("it stops");
 
     let programs = super::find_programs(None).expect("it is installed");
-    let orphan = leave_behind(folder.path(), &programs.path("postgres"));
+    let mut orphan = leave_behind(folder.path(), &programs.path("postgres"));
     until("the orphan runs", async || folder.path().join("run/.s.PGSQL.5432").exists()).await;
     let cluster = start(folder.path()).await;
-    assert_ne!(postmaster(folder.path()), orphan);
+    assert!(orphan.wait().expect("it is ours").success(), "it was told to stop, not killed");
     assert_eq!(count(&cluster).await, 1);
     let last = postmaster(folder.path());
     // Forgotten without a stop, as when a start is given up: Postgres is told to stop all the same.
