@@ -8,15 +8,15 @@ use std::{
 
 use super::ClusterError;
 
-/// Folders that hold one folder for each version, with the programs in its `bin`: Debian and Ubuntu, Red Hat and Fedora,
-/// Homebrew, Postgres.app, and an own build.
+/// Folders that hold folders with the programs in their `bin`: of Debian and Ubuntu, Red Hat (`/usr/pgsql-17`), an own
+/// build (`/usr/local/pgsql`), Homebrew on either processor, Postgres.app.
 const VERSIONS_IN: [&str; 6] = [
     "/usr/lib/postgresql",
     "/usr",
+    "/usr/local",
     "/opt/homebrew/opt",
     "/usr/local/opt",
     "/Applications/Postgres.app/Contents/Versions",
-    "/usr/local/pgsql",
 ];
 
 /// The oldest major version that the schema runs on.
