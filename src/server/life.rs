@@ -1,8 +1,8 @@
 //! What a connection is waiting for, and since when: the one place where a client that does nothing, or reads nothing, is
 //! told from one that is being served.
 //!
-//! The wire and the bodies write down what moves, the connection's one alarm looks at it now and then. So neither a request
-//! nor a write sets a timer.
+//! The wire and the bodies write down what moves, and the connection's one alarm looks at it now and then, so a write costs
+//! no timer.
 
 use std::{
     pin::Pin,
