@@ -1,5 +1,5 @@
-//! What happens to a socket on its shard: TLS, the telling of HTTP/2 from HTTP/1.1, requests and answers, and each of the
-//! ways to end: the client hangs up, does nothing, reads nothing, or the server stops.
+//! What happens to a socket on its shard: TLS, the telling of HTTP/2 from HTTP/1.1, requests and answers, and each of
+//! the ways to end: the client hangs up, does nothing, reads nothing, or the server stops.
 
 use std::{
     convert::Infallible, future::Future, net::SocketAddr, panic::AssertUnwindSafe, pin::pin, rc::Rc, sync::Arc,
@@ -73,8 +73,9 @@ impl Shard {
         counters: Arc<Counters>,
     ) -> Rc<Self> {
         let mut builder = Builder::new(Tasks(counters.clone()));
-        // The timer is what makes the timeouts work. The limit of 100 header fields is hyper's own: to set it would cost an
-        // allocation for each request. The end of a client's input is judged by the wire, hence no `half_close`.
+        // The timer is what makes the timeouts work. The limit of 100 header fields is hyper's own: to set it would
+        // cost an allocation for each request. The end of a client's input is judged by the wire, hence no
+        // `half_close`.
         builder
             .http1()
             .timer(TokioTimer::new())
