@@ -287,7 +287,7 @@ fn limits(body: BodyLimit, config: &ServerConfig) -> Limits {
     Limits { bytes_max, timeout: config.body_timeout.min(config.handler_timeout) }
 }
 
-/// Logs what is not the client's doing, once, with its causes.
+/// Logs what is not the client's doing, once, with its causes. Of the rest only the kind: details quote the client.
 fn log(error: &Error, request_id: &RequestId, route: &'static str) {
     match error {
         Error::Internal(source) => tracing::error!(%request_id, route, error = format!("{source:#}"), "request failed"),
@@ -295,7 +295,7 @@ fn log(error: &Error, request_id: &RequestId, route: &'static str) {
             tracing::warn!(%request_id, route, error = format!("{source:#}"), "request turned away");
         }
         Error::Deadline => tracing::warn!(%request_id, route, "request ran out of time"),
-        _ => tracing::debug!(%request_id, route, %error, "request refused"),
+        _ => tracing::debug!(%request_id, route, code = error.meaning().code, "request refused"),
     }
 }
 

@@ -29,7 +29,10 @@ const REFUSALS_MAX: usize = 256;
 /// Longest that a client gets to read its 503.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Body of the 503 that is given without having read the request.
-const REFUSAL: &str = r#"{"type":"about:blank","title":"Temporarily unavailable","status":503,"detail":"as many connections as may be are open","code":"unavailable"}"#;
+const REFUSAL: &str = concat!(
+    r#"{"type":"about:blank","title":"Temporarily unavailable","status":503,"#,
+    r#""detail":"as many connections as may be are open","code":"unavailable"}"#
+);
 
 pub(super) struct Acceptor {
     pub(super) has_tls: bool,
@@ -113,8 +116,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// Says 503, and waits until the client has hung up: closing with its request unread would reset the connection, and the
-/// answer with it.
+/// Says 503, and waits until the client has hung up: closing with its request unread would reset the connection, and
+/// the answer with it.
 async fn refuse(stream: net::TcpStream) -> io::Result<()> {
     let mut stream = TcpStream::from_std(stream)?;
     let answer = format!(

@@ -1,9 +1,9 @@
-//! What happens to a socket on its shard: TLS, the telling of HTTP/2 from HTTP/1.1, requests and answers, and each of the
-//! ways to end: the client hangs up, does nothing, reads nothing, or the server stops.
+//! What happens to a socket on its shard: TLS, the telling of HTTP/2 from HTTP/1.1, requests and answers, and each of
+//! the ways to end: the client hangs up, does nothing, reads nothing, or the server stops.
 
 use std::{
-    convert::Infallible, future::Future, panic::AssertUnwindSafe, pin::pin, rc::Rc, sync::Arc, sync::atomic::Ordering,
-    time::Duration,
+    convert::Infallible, future::Future, net::SocketAddr, panic::AssertUnwindSafe, pin::pin, rc::Rc, sync::Arc,
+    sync::atomic::Ordering, time::Duration,
 };
 
 use bytes::Buf;
@@ -73,8 +73,9 @@ impl Shard {
         counters: Arc<Counters>,
     ) -> Rc<Self> {
         let mut builder = Builder::new(Tasks(counters.clone()));
-        // The timer is what makes the timeouts work. The limit of 100 header fields is hyper's own: to set it would cost an
-        // allocation for each request. The end of a client's input is judged by the wire, hence no `half_close`.
+        // The timer is what makes the timeouts work. The limit of 100 header fields is hyper's own: to set it would
+        // cost an allocation for each request. The end of a client's input is judged by the wire, hence no
+        // `half_close`.
         builder
             .http1()
             .timer(TokioTimer::new())
@@ -114,27 +115,16 @@ where
     B: Body<Data: Buf, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static,
 {
     let Socket { stream, peer, slot } = socket;
+    let life = Life::new();
+    let stream = match TcpStream::from_std(stream) {
+        Ok(stream) => Wire::new(stream, life.clone()),
+        Err(error) => return tracing::warn!(%error, "a socket was lost"),
+    };
     let connection = async {
-        let life = Life::new();
-        let stream = match TcpStream::from_std(stream) {
-            Ok(stream) => Wire::new(stream, life.clone()),
-            Err(error) => return tracing::warn!(%error, "a socket was lost"),
-        };
-        let Some(tls) = &shard.tls else {
-            return exchange(&shard, &shard.either, stream, peer, &life, &draining, service).await;
-        };
-        let handshake = tokio::select! {
-            handshake = timeout(shard.head_timeout, tls.accept(stream)) => handshake,
-            () = draining.cancelled() => return,
-        };
-        match handshake {
-            Ok(Ok(stream)) => {
-                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(tls::HTTP_2);
-                let builder = if is_http2 { &shard.http2 } else { &shard.http1 };
-                exchange(&shard, builder, stream, peer, &life, &draining, service).await;
-            }
-            Ok(Err(error)) => tracing::debug!(%error, "tls handshake failed"),
-            Err(_) => tracing::debug!("tls handshake took too long"),
+        match &shard.tls {
+            None => exchange(&shard, &shard.either, stream, peer, &life, &draining, service).await,
+            // Boxed, as a future is as large as its largest branch: a plain connection must not pay for TLS.
+            Some(tls) => Box::pin(exchange_over_tls(&shard, tls, stream, peer, &life, &draining, service)).await,
         }
     };
     if AssertUnwindSafe(connection).catch_unwind().await.is_err() {
@@ -143,12 +133,41 @@ where
     drop(slot);
 }
 
+/// The handshake, then requests and answers over the protocol that it settled.
+async fn exchange_over_tls<F, Fut, B>(
+    shard: &Shard,
+    tls: &TlsAcceptor,
+    stream: Wire,
+    peer: SocketAddr,
+    life: &Arc<Life>,
+    draining: &CancellationToken,
+    service: F,
+) where
+    F: Fn(Request<Incoming>, ConnInfo) -> Fut,
+    Fut: Future<Output = Response<B>> + 'static,
+    B: Body<Data: Buf, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static,
+{
+    let handshake = tokio::select! {
+        handshake = timeout(shard.head_timeout, tls.accept(stream)) => handshake,
+        () = draining.cancelled() => return,
+    };
+    match handshake {
+        Ok(Ok(stream)) => {
+            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(tls::HTTP_2);
+            let builder = if is_http2 { &shard.http2 } else { &shard.http1 };
+            exchange(shard, builder, stream, peer, life, draining, service).await;
+        }
+        Ok(Err(error)) => tracing::debug!(%error, "tls handshake failed"),
+        Err(_) => tracing::debug!("tls handshake took too long"),
+    }
+}
+
 /// Requests and answers, until either side ends it.
 async fn exchange<F, Fut, B>(
     shard: &Shard,
     builder: &Builder<Tasks>,
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    peer: std::net::SocketAddr,
+    peer: SocketAddr,
     life: &Arc<Life>,
     draining: &CancellationToken,
     service: F,
@@ -212,5 +231,27 @@ impl<Task: Future<Output = ()> + 'static> Executor<Task> for Tasks {
                 counters.note_panic();
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+
+    use super::*;
+    use crate::{config::Config, server::Slot};
+
+    #[tokio::test]
+    async fn a_plain_connection_is_small() {
+        let counters = Arc::new(Counters::new(1));
+        let shard = Shard::new(0, &Config::default().server, None, counters.clone());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = listener.local_addr().unwrap();
+        let socket =
+            Socket { stream: std::net::TcpStream::connect(peer).unwrap(), peer, slot: Slot::take(&counters, 0) };
+        let service = |_: Request<Incoming>, _: ConnInfo| async { Response::new(Full::<bytes::Bytes>::default()) };
+        let connection = serve(shard, socket, CancellationToken::new(), service);
+        // What a client that is silent costs, with the socket and hyper's read buffer (8 KiB).
+        assert!(size_of_val(&connection) <= 3 * 1024, "{} bytes", size_of_val(&connection));
     }
 }

@@ -1,8 +1,8 @@
-//! What a connection is waiting for, and since when: the one place where a client that does nothing, or reads nothing, is
-//! told from one that is being served.
+//! What a connection is waiting for, and since when: the one place where a client that does nothing, or reads
+//! nothing, is told from one that is being served.
 //!
-//! The wire and the bodies write down what moves, the connection's one alarm looks at it now and then. So neither a request
-//! nor a write sets a timer.
+//! The wire and the bodies write down what moves, and the connection's one alarm looks at it now and then, so a write
+//! costs no timer.
 
 use std::{
     pin::Pin,
@@ -17,11 +17,12 @@ use std::{
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
-/// Bytes from which a write counts as progress of an answer. Pings and window updates are smaller: a client that answers
-/// those and reads nothing is no better than one that does nothing.
+/// Bytes from which a write counts as progress of an answer. Pings and window updates are smaller: a client that
+/// answers those and reads nothing is no better than one that does nothing.
 const PROGRESS_BYTES_MIN: usize = 256;
 
-/// Shared by a connection, its wire and its answers, all on one thread; atomics because an upgraded wire must be `Send`.
+/// Shared by a connection, its wire and its answers, all on one thread; atomics because an upgraded wire must be
+/// `Send`.
 #[derive(Debug)]
 pub(super) struct Life {
     born: Instant,
@@ -62,7 +63,8 @@ impl Life {
         })
     }
 
-    /// Judges the connection now. `Fine` never lies further off than the shorter of the two times, so each is kept exactly.
+    /// Judges the connection now. `Fine` never lies further off than the shorter of the two times, so each is kept
+    /// exactly.
     pub(super) fn look(&self, idle_timeout: Duration, write_timeout: Duration) -> Finding {
         let now = self.born.elapsed();
         let left = |since: &AtomicU64, timeout: Duration| {
@@ -157,8 +159,8 @@ impl Drop for Exchange {
     }
 }
 
-/// An answer's body, which keeps its exchange alive and notes when the client keeps it waiting: over HTTP/2 a client that
-/// opens no window stalls its answer and not the socket.
+/// An answer's body, which keeps its exchange alive and notes when the client keeps it waiting: over HTTP/2 a client
+/// that opens no window stalls its answer and not the socket.
 pub(super) struct Answer<B> {
     body: B,
     exchange: Exchange,

@@ -92,8 +92,8 @@ fn told(error: io::Error, address: SocketAddr) -> anyhow::Error {
              address with {setting}"
         ),
         io::ErrorKind::PermissionDenied => anyhow!(
-            "{address} is not allowed: a port below 1024 needs a privilege. Choose a higher one with {setting}, or allow \
-             it with `setcap cap_net_bind_service=+ep` on the program"
+            "{address} is not allowed: a port below 1024 needs a privilege. Choose a higher one with {setting}, or \
+             allow it with `setcap cap_net_bind_service=+ep` on the program"
         ),
         io::ErrorKind::AddrNotAvailable => {
             anyhow!("{address} is no address of this machine: set {setting} to one of its own, or to 0.0.0.0:{port}")

@@ -1,11 +1,13 @@
 //! A connection's life: bound, accepted, handed to a shard, served, drained. A file is one stage.
 //!
-//! [`listener`] takes the port before anything else is started; [`acceptor`] is one thread that accepts and hands each
-//! socket to the shard with the fewest connections; [`shard`] is one thread with a runtime of its own; [`connection`] is
-//! what happens to a socket there (TLS from [`tls`], then HTTP/1.1 or HTTP/2), over [`wire`], watched by [`life`].
+//! [`listener`] takes the port before anything else is started; [`acceptor`] is one thread that accepts and hands
+//! each socket to the shard with the fewest connections; [`shard`] is one thread with a runtime of its own;
+//! [`connection`] is what happens to a socket there (TLS from [`tls`], then HTTP/1.1 or HTTP/2), over [`wire`],
+//! watched by [`life`].
 //!
-//! Invariant: a connection belongs to one shard for life; every wait on a peer has a time limit; every queue has a bound.
-//! What a request means is not known here: a service function answers it, and learns from [`ConnInfo`] who asks.
+//! Invariant: a connection belongs to one shard for life; every wait on a peer has a time limit; every queue has a
+//! bound. What a request means is not known here: a service function answers it, and learns from [`ConnInfo`] who
+//! asks.
 
 mod acceptor;
 mod connection;
@@ -40,7 +42,8 @@ pub use listener::Listener;
 
 use crate::config::ServerConfig;
 
-/// Sockets that may wait for one shard to take them; past it the next shard gets them, and if all are full the client 503.
+/// Sockets that may wait for one shard to take them; past it the next shard gets them, and if all are full the client
+/// 503.
 const INBOX_SOCKETS_MAX: usize = 1_024;
 
 /// What a request's handler may know of the connection it came on.
@@ -50,8 +53,8 @@ pub struct ConnInfo {
     pub peer: SocketAddr,
     /// The shard that serves it, from 0.
     pub shard: usize,
-    /// One permit for each request that may be under way on this shard (`server.requests_max`). It is taken where the route
-    /// is known, so that a full shard still answers health checks.
+    /// One permit for each request that may be under way on this shard (`server.requests_max`). It is taken where the
+    /// route is known, so that a full shard still answers health checks.
     pub requests: Arc<Semaphore>,
 }
 
@@ -153,7 +156,8 @@ impl Server {
         listener::bind(config)
     }
 
-    /// Starts the threads. Each shard has a clone of `service`, which answers every request that gets as far as being one.
+    /// Starts the threads. Each shard has a clone of `service`, which answers every request that gets as far as being
+    /// one.
     ///
     /// A handler's future runs on its shard's thread only and is dropped when its client goes away. If it panics, its
     /// connection (HTTP/1.1) or stream (HTTP/2) is closed, and nothing else.
@@ -201,8 +205,8 @@ impl Server {
         &self.counters
     }
 
-    /// Stops accepting, closes idle connections, lets requests under way finish for up to `server.drain_timeout`, cuts the
-    /// rest and says how many those were. Every thread has ended when it gives back.
+    /// Stops accepting, closes idle connections, lets requests under way finish for up to `server.drain_timeout`,
+    /// cuts the rest and says how many those were. Every thread has ended when it gives back.
     pub async fn stop(self) -> usize {
         // Without the acceptor the shards' inboxes close, which is how they learn of it.
         drop(self.accepting);

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Socket;
 
-/// Serves what comes into `inbox` until that is closed; then tells every connection that it drains and cuts what is left
-/// after `drain_timeout`. Gives back how many were cut.
+/// Serves what comes into `inbox` until that is closed; then tells every connection that it drains and cuts what is
+/// left after `drain_timeout`. Gives back how many were cut.
 pub(super) async fn run<Task: Future<Output = ()> + 'static>(
     mut inbox: mpsc::Receiver<Socket>,
     serve: impl Fn(Socket, CancellationToken) -> Task,

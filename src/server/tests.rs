@@ -74,6 +74,7 @@ async fn answer(
             });
             StreamBody::new(pieces).boxed_unsync()
         }
+        "/large" => Full::new(Bytes::from(vec![b'x'; 64 << 20])).boxed_unsync(),
         "/panic" => panic!("as the test asked for"),
         "/length" => full(request.into_body().collect().await.unwrap().to_bytes().len().to_string()),
         path => full(format!("{path} on {} for {}", conn.shard, conn.peer.ip())),
@@ -215,6 +216,22 @@ async fn http2_by_prior_knowledge_answers_many_streams_and_is_closed_when_idle()
     server.all_closed().await;
 }
 
+#[tokio::test]
+async fn an_idle_http2_client_is_told_to_go_and_cut_if_it_does_not() {
+    let server = TestServer::start(|config| config.head_timeout = LIMIT);
+    let mut client = server.connect().await;
+    client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut frames = Vec::new();
+    let _ = timeout(PATIENCE, client.read_to_end(&mut frames)).await.expect("a close in time");
+    let mut types = Vec::new();
+    while let [a, b, c, kind, ..] = frames[..] {
+        types.push(kind);
+        frames.drain(..9 + u32::from_be_bytes([0, a, b, c]) as usize);
+    }
+    assert!(types.contains(&7), "no GOAWAY among the frames {types:?}");
+    server.all_closed().await;
+}
+
 /// A server with a certificate of its own, and a connector that trusts it and offers `alpn`.
 fn tls_server(change: impl FnOnce(&mut ServerConfig)) -> (TestServer, impl Fn(&[&str]) -> tokio_rustls::TlsConnector) {
     let dir = tempfile::tempdir().unwrap();
@@ -312,6 +329,15 @@ async fn a_client_that_reads_nothing_is_cut_and_costs_bounded_memory() {
 }
 
 #[tokio::test]
+async fn a_client_that_reads_nothing_of_an_answer_in_one_piece_is_cut() {
+    let server = TestServer::start(|config| config.write_timeout = LIMIT);
+    let mut client = server.connect().await;
+    client.write_all(get("/large").as_bytes()).await.unwrap();
+    until("it is cut", || server.server.counters().stalled() == 1).await;
+    server.all_closed().await;
+}
+
+#[tokio::test]
 async fn an_http2_client_that_opens_no_window_is_cut_though_it_answers_pings() {
     let server = TestServer::start(|config| config.write_timeout = LIMIT);
     let mut sender = server.connect_h2(1_000).await;
@@ -394,7 +420,11 @@ async fn shards_stay_level_however_connections_come_and_go() {
 
 #[tokio::test]
 async fn a_stop_lets_requests_finish_and_closes_idle_connections() {
-    let server = TestServer::start(|config| config.shards = 2);
+    let server = TestServer::start(|config| {
+        config.shards = 2;
+        // An address that no other test uses, so that nobody takes the port when it is free.
+        config.listen = "127.0.0.2:0".parse().unwrap();
+    });
     let mut idle = server.connect().await;
     idle.write_all(get("/").as_bytes()).await.unwrap();
     read_answer(&mut idle).await;

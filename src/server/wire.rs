@@ -1,5 +1,5 @@
-//! The socket as hyper and rustls see it: what moves is noted in the connection's [`Life`], and both ends of it are closed
-//! so that the client gets its answer.
+//! The socket as hyper and rustls see it: what moves is noted in the connection's [`Life`], and both ends of it are
+//! closed so that the client gets its answer.
 
 use std::{
     io::{self, IoSlice},
@@ -96,8 +96,8 @@ impl AsyncWrite for Wire {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Closes our side, then throws away what the client still sends, for a while: a socket that is closed with input unread
-    /// is reset, and the reset destroys the answer on its way (413 to an upload, say).
+    /// Closes our side, then throws away what the client still sends, for a while: a socket that is closed with input
+    /// unread is reset, and the reset destroys the answer on its way (413 to an upload, say).
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.closing == Closing::No {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
