@@ -5,6 +5,7 @@
 mod analyze;
 mod bits;
 mod chunk;
+mod filter;
 pub mod fuse;
 mod kernels;
 mod vectors;
@@ -12,4 +13,5 @@ mod words;
 
 pub use analyze::Analyzer;
 pub use chunk::{Batch, Chunk};
+pub use filter::{FILTER_DEPTH_MAX, FILTER_LEAVES_MAX, FILTER_VALUES_MAX, Filter, FilterError};
 pub use fuse::Fusion;
