@@ -6,16 +6,15 @@
 //! and lengths summed over fields by weight. N, df and average count live documents of all segments, exactly, so a score
 //! does not depend on how documents are spread over segments, nor on those that are gone.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
-use thiserror::Error;
 
 use crate::analyze::Analyzer;
 use crate::bits::{Best, Bits, Candidate};
 use crate::kernels::{self, BLOCK};
+use crate::sections::{LoadError, SectionReader, SectionWriter};
 
 /// How soon more occurrences of a term stop to matter. 1.2 and 0.75 are the defaults of Lucene, and of the survey by
 /// Robertson and Zaragoza, "The Probabilistic Relevance Framework", 2009, section 3.5.
@@ -68,21 +67,6 @@ pub(crate) struct Words {
     /// Term + 1 at the place that its hash says or the next free one, 0 where free; a power of two, at most half full.
     slots: Vec<u32>,
 }
-
-/// What a snapshot keeps of [`Words`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct WordsParts<'a> {
-    pub(crate) text: Cow<'a, [u8]>,
-    pub(crate) term_starts: Cow<'a, [u32]>,
-    pub(crate) posting_starts: Cow<'a, [u32]>,
-    pub(crate) postings: Cow<'a, [u32]>,
-    pub(crate) lengths: Cow<'a, [u32]>,
-}
-
-/// Parts that are none of [`Words`]: a snapshot is damaged.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error("damaged words: {0}")]
-pub(crate) struct WordsDamage(&'static str);
 
 impl Words {
     /// Indexes `docs`, numbered in their order, at most [`DOCS_MAX`].
@@ -142,25 +126,19 @@ impl Words {
         Self::new(terms.iter().map(|(term, _)| &**term), posting_starts, postings, lengths)
     }
 
-    /// The live documents of several segments as one, numbered in order of segments, then of documents: what
-    /// [`Words::build`] gives for them, at a hundredth of its cost.
-    pub(crate) fn merge(sources: &[(&Self, &Bits)]) -> Self {
-        let mut lengths = Vec::new();
-        // New number of each source's documents; `u32::MAX` for those that are gone.
-        let numbers: Vec<Vec<u32>> = sources
-            .iter()
-            .map(|(words, live)| {
-                let number = |doc: usize| {
-                    if !live.get(doc as u32) {
-                        return u32::MAX;
-                    }
-                    lengths.push(words.lengths[doc]);
-                    lengths.len() as u32 - 1
-                };
-                (0..words.len()).map(number).collect()
-            })
-            .collect();
-        assert!(lengths.len() <= DOCS_MAX, "{} documents in a segment", lengths.len());
+    /// The documents of several segments as one: what [`Words::build`] gives for them, at a hundredth of its cost. For
+    /// each source there is the new number of each of its documents, `None` for one that is left out; together they are
+    /// the numbers from 0 to `len`, each once, and `len` is at most [`DOCS_MAX`].
+    pub(crate) fn merge(sources: &[(&Self, &[Option<u32>])], len: usize) -> Self {
+        assert!(len <= DOCS_MAX, "{len} documents in a segment");
+        let mut lengths = vec![0_u32; len];
+        for (words, numbers) in sources {
+            for (number, length) in numbers.iter().zip(&words.lengths) {
+                if let Some(number) = number {
+                    lengths[*number as usize] = *length;
+                }
+            }
+        }
 
         let mut all: Vec<(&str, u32, u32)> = Vec::new();
         for (source, (words, _)) in sources.iter().enumerate() {
@@ -174,13 +152,15 @@ impl Words {
         for same in all.chunk_by(|left, right| left.0 == right.0) {
             let before = postings.len();
             for &(_, source, term) in same {
-                let numbers = &numbers[source as usize];
-                for &posting in sources[source as usize].0.postings(term) {
-                    let number = numbers[(posting >> FREQUENCY_BITS) as usize];
-                    if number != u32::MAX {
-                        postings.push(number << FREQUENCY_BITS | posting & FREQUENCY_MAX);
-                    }
-                }
+                let (words, numbers) = sources[source as usize];
+                postings.extend(words.postings(term).iter().filter_map(|posting| {
+                    let number = numbers[(posting >> FREQUENCY_BITS) as usize]?;
+                    Some(number << FREQUENCY_BITS | posting & FREQUENCY_MAX)
+                }));
+            }
+            // Sources may interleave, though they seldom do.
+            if !postings[before..].is_sorted() {
+                postings[before..].sort_unstable();
             }
             if postings.len() > before {
                 terms.push(same[0].0);
@@ -233,26 +213,26 @@ impl Words {
         self.text.capacity() + numbers.iter().map(|numbers| numbers.capacity() * size_of::<u32>()).sum::<usize>()
     }
 
-    /// What to keep in a snapshot.
-    pub(crate) fn parts(&self) -> WordsParts<'_> {
-        WordsParts {
-            text: self.text.as_bytes().into(),
-            term_starts: self.term_starts.as_slice().into(),
-            posting_starts: self.posting_starts.as_slice().into(),
-            postings: self.postings.as_slice().into(),
-            lengths: self.lengths.as_slice().into(),
-        }
+    /// Bytes of distinct terms, and postings: neither may be more than `u32` counts in one segment.
+    pub(crate) fn sizes(&self) -> [usize; 2] {
+        [self.text.len(), self.postings.len()]
     }
 
-    /// Takes back what [`Words::parts`] gave. About 2 ns a posting and 50 ns a term.
-    ///
-    /// # Errors
-    /// Whatever a search could stumble over is refused.
-    pub(crate) fn from_parts(parts: WordsParts<'_>) -> Result<Self, WordsDamage> {
-        let check = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(WordsDamage(what)) };
-        let text = String::from_utf8(parts.text.into_owned()).map_err(|_| WordsDamage("terms are no UTF-8"))?;
-        let [term_starts, posting_starts, postings, lengths] =
-            [parts.term_starts, parts.posting_starts, parts.postings, parts.lengths].map(Cow::into_owned);
+    pub(crate) fn save<'a>(&'a self, out: &mut SectionWriter<'a>) {
+        out.put(self.text.as_bytes());
+        out.put(&self.term_starts);
+        out.put(&self.posting_starts);
+        out.put(&self.postings);
+        out.put(&self.lengths);
+    }
+
+    /// Takes back what [`Words::save`] put, about 2 ns a posting and 50 ns a term; refuses whatever a search could stumble
+    /// over.
+    pub(crate) fn load(from: &mut SectionReader<'_>) -> Result<Self, LoadError> {
+        let check = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(LoadError::Damaged(what)) };
+        let text = String::from_utf8(from.take()?).map_err(|_| LoadError::Damaged("terms are not UTF-8"))?;
+        let (term_starts, posting_starts) = (from.take()?, from.take()?);
+        let (postings, lengths): (Vec<u32>, Vec<u32>) = (from.take()?, from.take()?);
         check(lengths.len() <= DOCS_MAX, "too many documents")?;
         check(term_starts.len() == posting_starts.len(), "terms and postings differ in number")?;
         check(starts_of(&term_starts, text.len()), "terms overlap or leave gaps")?;
@@ -366,12 +346,14 @@ pub(crate) struct WordsView<'a> {
     pub(crate) counts: &'a WordsLive,
     /// The documents that may be found, all of them if `None`: neither deleted nor filtered out.
     pub(crate) live: Option<&'a Bits>,
+    /// The documents' chunk ids.
+    pub(crate) ids: &'a [[u8; 16]],
 }
 
 /// What a search by words found.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Found {
-    /// Best first, ties by (segment, doc). Only documents with at least one of the question's terms; scores are above 0.
+    /// Best first, ties by chunk id. Only documents with at least one of the question's terms; scores are above 0.
     pub(crate) candidates: Vec<Candidate>,
     /// What no score reaches: that of a document with each term of the question without end. A score divided by it says
     /// how much of the question a document covers, 0 to 1, and compares between questions.
@@ -462,11 +444,12 @@ fn search_with(
             *touched = false;
             let scores = &mut scores[block * BLOCK..][..BLOCK];
             let threshold = best.threshold();
-            if scores.iter().any(|&score| score > threshold) {
+            if scores.iter().any(|&score| score >= threshold) {
                 let live = segment.live.map_or(u64::MAX, |live| live.words()[block]);
                 for (bit, &score) in scores.iter().enumerate() {
-                    if score > 0.0 && live >> bit & 1 == 1 {
-                        best.offer(Candidate { segment: at as u32, doc: (block * BLOCK + bit) as u32, score });
+                    if score > 0.0 && score >= threshold && live >> bit & 1 == 1 {
+                        let doc = (block * BLOCK + bit) as u32;
+                        best.offer(Candidate::new(at as u32, doc, score, segment.ids));
                     }
                 }
             }
