@@ -146,3 +146,39 @@ pub(crate) fn saturate(postings: &[u32], weight: f32, base: f32, slope: f32, par
         *part = weight * frequency / (frequency + (base + slope * *part));
     }
 }
+
+/// Adds to `sum` the rows of a table that `ids` name, each of `sum.len()` numbers in half precision, all finite.
+#[multiversion(targets(
+    "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2",
+    "x86_64+avx2",
+    "x86_64+sse4.2",
+    "aarch64+neon"
+))]
+pub(crate) fn sum_half(table: &[u16], ids: &[u32], sum: &mut [f32]) {
+    for &id in ids {
+        let row = &table[id as usize * sum.len()..][..sum.len()];
+        for (sum, &bits) in sum.iter_mut().zip(row) {
+            *sum += widen(bits);
+        }
+    }
+}
+
+/// A finite number of half precision: its bits in the places of f32's, which makes it smaller by the difference of the
+/// exponents' offsets, 2^112. Exact, for subnormal numbers too.
+#[inline(always)]
+fn widen(bits: u16) -> f32 {
+    const SCALE: f32 = f32::from_bits((127 + 112) << 23);
+    let magnitude = f32::from_bits(u32::from(bits & 0x7fff) << 13) * SCALE;
+    f32::from_bits(magnitude.to_bits() | u32::from(bits & 0x8000) << 16)
+}
+
+/// Adds to `sum` the rows of a table that `ids` name, each of `sum.len()` numbers.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2", "x86_64+avx2", "aarch64+neon"))]
+pub(crate) fn sum_single(table: &[f32], ids: &[u32], sum: &mut [f32]) {
+    for &id in ids {
+        let row = &table[id as usize * sum.len()..][..sum.len()];
+        for (sum, value) in sum.iter_mut().zip(row) {
+            *sum += value;
+        }
+    }
+}

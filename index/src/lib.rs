@@ -6,6 +6,7 @@ mod analyze;
 mod bits;
 mod chunk;
 mod columns;
+mod encoder;
 mod filter;
 pub mod fuse;
 mod index;
@@ -21,6 +22,7 @@ mod words;
 
 pub use analyze::Analyzer;
 pub use chunk::{Batch, Chunk};
+pub use encoder::{Encoder, EncoderError};
 pub use filter::{FILTER_DEPTH_MAX, FILTER_LEAVES_MAX, FILTER_VALUES_MAX, Filter, FilterError};
 pub use fuse::Fusion;
 pub use index::{ApplyError, Index, Settings};

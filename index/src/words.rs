@@ -52,7 +52,7 @@ impl WordsDoc<'_> {
 }
 
 /// The words of a segment's documents: never changed once built.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Words {
     /// Terms, in order of their bytes, one after the other.
     text: String,
@@ -520,5 +520,337 @@ fn add(
             scores[doc] += part;
             touched[doc / BLOCK] = true;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rand::rngs::StdRng;
+    use rand::{Rng, RngExt, SeedableRng};
+
+    use super::*;
+
+    const ANALYZER: Analyzer = Analyzer::English;
+
+    type Text = [String; 3];
+
+    fn doc(text: &Text) -> WordsDoc<'_> {
+        WordsDoc { title: &text[0], heading: &text[1], content: &text[2] }
+    }
+
+    fn build(texts: &[Text]) -> Words {
+        Words::build(ANALYZER, &texts.iter().map(doc).collect::<Vec<_>>())
+    }
+
+    /// Ids of any segment's documents. They run against the order of documents.
+    fn ids() -> Vec<[u8; 16]> {
+        (0..400_u128).rev().map(u128::to_be_bytes).collect()
+    }
+
+    /// What comes back of a snapshot.
+    fn saved_and_loaded(words: &Words) -> Result<Words, LoadError> {
+        let mut out = SectionWriter::default();
+        words.save(&mut out);
+        loaded(&out)
+    }
+
+    fn loaded(out: &SectionWriter<'_>) -> Result<Words, LoadError> {
+        let (head, seal) = out.head();
+        let mut file = Vec::new();
+        out.write_to(&head, &mut file).unwrap();
+        let mut file = file.as_slice();
+        Words::load(&mut SectionReader::open(&mut file, seal).unwrap())
+    }
+
+    /// A segment as a test knows it: texts, which are not deleted, which a filter keeps.
+    struct Segment {
+        texts: Vec<Text>,
+        alive: Bits,
+        kept: Option<Bits>,
+    }
+
+    /// BM25 as the page has it, over maps: live documents only, one after the other, every term of the question.
+    fn plain(segments: &[Segment], question: &str, k: usize) -> Vec<Candidate> {
+        struct Doc {
+            segment: u32,
+            doc: u32,
+            kept: bool,
+            length: u32,
+            frequencies: BTreeMap<String, u32>,
+        }
+        let mut docs = Vec::new();
+        for (at, segment) in segments.iter().enumerate() {
+            for number in segment.alive.iter_ones() {
+                let mut frequencies = BTreeMap::new();
+                let mut length = 0;
+                for (text, weight) in
+                    segment.texts[number as usize].iter().zip([TITLE_WEIGHT, HEADING_WEIGHT, CONTENT_WEIGHT])
+                {
+                    ANALYZER.terms(text, &mut |term| {
+                        *frequencies.entry(term.to_owned()).or_insert(0) += weight;
+                        length += weight;
+                    });
+                }
+                let kept = segment.kept.as_ref().is_none_or(|kept| kept.get(number));
+                docs.push(Doc { segment: at as u32, doc: number, kept, length, frequencies });
+            }
+        }
+        let count = docs.len() as u64;
+        let average = (docs.iter().map(|doc| u64::from(doc.length)).sum::<u64>() as f64 / count as f64).max(1.0);
+        let mut terms = BTreeMap::new();
+        ANALYZER.terms(question, &mut |term| *terms.entry(term.to_owned()).or_insert(0.0) += 1.0_f32);
+        let mut terms: Vec<(f32, String)> = terms
+            .into_iter()
+            .map(|(term, times)| {
+                let with = docs.iter().filter(|doc| doc.frequencies.contains_key(&term)).count() as f64;
+                let weight = times * ((count as f64 - with + 0.5) / (with + 0.5)).ln_1p() as f32;
+                (weight, term)
+            })
+            .collect();
+        terms.sort_by(|left, right| right.0.total_cmp(&left.0).then(left.1.cmp(&right.1)));
+        let (base, slope) = (K1 * (1.0 - B), (f64::from(K1 * B) / average) as f32);
+        let mut found = Vec::new();
+        for doc in docs.iter().filter(|doc| doc.kept) {
+            let mut score = 0.0_f32;
+            for (weight, term) in &terms {
+                if let Some(&frequency) = doc.frequencies.get(term) {
+                    let frequency = frequency.min(FREQUENCY_MAX) as f32;
+                    score += weight * frequency / (frequency + (base + slope * doc.length as f32));
+                }
+            }
+            if score > 0.0 {
+                found.push(Candidate::new(doc.segment, doc.doc, score, &ids()));
+            }
+        }
+        found.sort();
+        found.truncate(k);
+        found
+    }
+
+    fn check(segments: &[Segment], questions: &[String]) {
+        let words: Vec<Words> = segments.iter().map(|segment| build(&segment.texts)).collect();
+        let counts: Vec<WordsLive> = words
+            .iter()
+            .zip(segments)
+            .map(|(words, segment)| {
+                let counts = WordsLive::recount(words, &segment.alive);
+                let mut removed = WordsLive::all(words);
+                for (number, text) in segment.texts.iter().enumerate() {
+                    if !segment.alive.get(number as u32) {
+                        removed.remove(words, ANALYZER, number as u32, &doc(text));
+                    }
+                }
+                assert_eq!(counts, removed);
+                counts
+            })
+            .collect();
+        let live: Vec<Bits> = segments
+            .iter()
+            .map(|segment| {
+                let mut live = segment.alive.clone();
+                segment.kept.iter().for_each(|kept| live.and(kept));
+                live
+            })
+            .collect();
+        let ids = ids();
+        let views: Vec<WordsView<'_>> = words
+            .iter()
+            .zip(&counts)
+            .zip(&live)
+            .map(|((words, counts), live)| {
+                let live = (live.count() < words.len()).then_some(live);
+                WordsView { words, counts, live, ids: &ids }
+            })
+            .collect();
+        for question in questions {
+            for k in [1, 10, 1_000] {
+                let found = search(ANALYZER, &views, question, k);
+                let expected = plain(segments, question, k);
+                assert_eq!(found.candidates, expected, "{question:?}, k = {k}");
+                assert!(found.candidates.iter().all(|candidate| candidate.score < found.ceiling));
+            }
+        }
+    }
+
+    /// A word, rare ones seldom.
+    fn word(rng: &mut impl Rng) -> String {
+        let rank = (1.0 / rng.random_range(0.002_f64..1.0)) as u32;
+        match rank % 5 {
+            0 => format!("max_w{rank}"),
+            1 => "the".to_owned(),
+            _ => format!("word{}s", char::from(b'a' + (rank % 26) as u8)),
+        }
+    }
+
+    fn words(rng: &mut impl Rng, at_most: usize) -> String {
+        let count = rng.random_range(0..=at_most);
+        (0..count).map(|_| word(rng)).collect::<Vec<_>>().join(" ")
+    }
+
+    fn texts(rng: &mut impl Rng, count: usize) -> Vec<Text> {
+        (0..count).map(|_| [words(rng, 4), words(rng, 3), words(rng, 60)]).collect()
+    }
+
+    fn chosen(rng: &mut impl Rng, len: usize, share: f64) -> Bits {
+        let mut bits = Bits::zeros(len);
+        (0..len as u32).for_each(|at| _ = bits.set(at, rng.random_bool(share)));
+        bits
+    }
+
+    #[test]
+    fn finds_what_the_plain_formula_finds() {
+        let rng = &mut StdRng::seed_from_u64(1);
+        for round in 0..12 {
+            let segments: Vec<Segment> = (0..rng.random_range(1..4))
+                .map(|_| {
+                    let len = rng.random_range(0..400);
+                    let alive = if round % 3 == 0 { Bits::ones(len) } else { chosen(rng, len, 0.8) };
+                    let kept = [None, Some(0.5), Some(0.02)][round % 3].map(|share| chosen(rng, len, share));
+                    Segment { texts: texts(rng, len), alive, kept }
+                })
+                .collect();
+            let mut questions: Vec<String> = (0..12).map(|_| words(rng, 8)).collect();
+            questions.extend(["", "nothing", "the the the max_w5"].map(str::to_owned));
+            check(&segments, &questions);
+        }
+    }
+
+    #[test]
+    fn scores_do_not_depend_on_segments_or_the_dead() {
+        let rng = &mut StdRng::seed_from_u64(2);
+        let texts = texts(rng, 300);
+        let alive = chosen(rng, texts.len(), 0.7);
+        let question = words(rng, 8);
+        let survivors: Vec<Text> = alive.iter_ones().map(|doc| texts[doc as usize].clone()).collect();
+        let ids = ids();
+        let scores = |segments: &[(&Words, &WordsLive, Option<&Bits>)]| {
+            let views: Vec<WordsView<'_>> =
+                segments.iter().map(|&(words, counts, live)| WordsView { words, counts, live, ids: &ids }).collect();
+            let found = search(ANALYZER, &views, &question, 1_000);
+            (found.ceiling, found.candidates.iter().map(|candidate| candidate.score).collect::<Vec<_>>())
+        };
+        let whole = build(&survivors);
+        let expected = scores(&[(&whole, &WordsLive::all(&whole), None)]);
+        assert!(expected.1.len() > 20);
+
+        let with_dead = build(&texts);
+        assert_eq!(expected, scores(&[(&with_dead, &WordsLive::recount(&with_dead, &alive), Some(&alive))]));
+        let (left, right) = (build(&survivors[..50]), build(&survivors[50..]));
+        assert_eq!(expected, scores(&[(&left, &WordsLive::all(&left), None), (&right, &WordsLive::all(&right), None)]));
+    }
+
+    #[test]
+    fn a_merge_is_what_a_build_of_the_live_would_be() {
+        let rng = &mut StdRng::seed_from_u64(3);
+        let sources: Vec<(Vec<Text>, Bits)> = [80, 0, 120, 3]
+            .map(|len| (texts(rng, len), chosen(rng, len, 0.6)))
+            .into_iter()
+            .chain([(texts(rng, 5), Bits::zeros(5))])
+            .collect();
+        let built: Vec<Words> = sources.iter().map(|(texts, _)| build(texts)).collect();
+        // Numbered from the last source to the first, and then alternately.
+        let merged = |places: &[(usize, u32)]| {
+            let mut numbers: Vec<Vec<Option<u32>>> = sources.iter().map(|(texts, _)| vec![None; texts.len()]).collect();
+            for ((source, doc), number) in places.iter().zip(0..) {
+                numbers[*source][*doc as usize] = Some(number);
+            }
+            let sources: Vec<_> =
+                built.iter().zip(&numbers).map(|(words, numbers)| (words, numbers.as_slice())).collect();
+            Words::merge(&sources, places.len())
+        };
+        let in_order: Vec<(usize, u32)> = (sources.iter().enumerate().rev())
+            .flat_map(|(source, (_, live))| live.iter_ones().map(move |doc| (source, doc)))
+            .collect();
+        let (left, right) = in_order.split_at(in_order.len() / 2);
+        let alternating = right.iter().zip(left).flat_map(|(right, left)| [*right, *left]).collect();
+        for places in [in_order.clone(), alternating] {
+            let survivors: Vec<Text> =
+                places.iter().map(|(source, doc)| sources[*source].0[*doc as usize].clone()).collect();
+            assert_eq!(merged(&places), build(&survivors));
+        }
+        assert_eq!(Words::merge(&[], 0).len(), 0);
+    }
+
+    #[test]
+    fn fields_weigh_as_said() {
+        let text = |title: &str, heading: &str, content: &str| [title, heading, content].map(str::to_owned);
+        let filler = "lorem ipsum dolor sit amet";
+        let words = build(&[
+            text("", "", &format!("vacuum {filler}")),
+            text("vacuum", "", filler),
+            text("", "", filler),
+            text("", "vacuum", &format!("vacuum {filler}")),
+        ]);
+        let counts = WordsLive::all(&words);
+        let found =
+            search(ANALYZER, &[WordsView { words: &words, counts: &counts, live: None, ids: &ids() }], "Vacuuming", 10);
+        let order: Vec<u32> = found.candidates.iter().map(|candidate| candidate.doc).collect();
+        assert_eq!(order, [3, 1, 0]);
+        assert_eq!((found.terms, found.postings), (1, 3));
+    }
+
+    #[test]
+    fn very_many_occurrences_count_as_the_most() {
+        let words = build(&[["", "", &"again ".repeat(1_000)].map(str::to_owned)]);
+        assert_eq!(words.postings, [FREQUENCY_MAX]);
+        assert_eq!(words.lengths, [1_000]);
+    }
+
+    #[test]
+    fn nothing_is_found_in_nothing() {
+        let none = build(&[]);
+        let counts = WordsLive::all(&none);
+        let view = WordsView { words: &none, counts: &counts, live: None, ids: &[] };
+        assert!(search(ANALYZER, &[], "word", 5).candidates.is_empty());
+        assert!(search(ANALYZER, &[view], "word", 5).candidates.is_empty());
+        // All dead: no average to divide by.
+        let words = build(&[["", "", "word"].map(str::to_owned)]);
+        let dead = Bits::zeros(1);
+        let counts = WordsLive::recount(&words, &dead);
+        let view = WordsView { words: &words, counts: &counts, live: Some(&dead), ids: &[[0; 16]] };
+        assert!(search(ANALYZER, &[view], "word", 5).candidates.is_empty());
+    }
+
+    #[test]
+    fn takes_back_what_was_saved_and_refuses_what_is_damaged() {
+        let words = || build(&texts(&mut StdRng::seed_from_u64(4), 40));
+        assert_eq!(saved_and_loaded(&words()).unwrap(), words());
+        assert_eq!(saved_and_loaded(&build(&[])).unwrap().len(), 0);
+
+        let told = |outcome: Result<Words, LoadError>| match outcome {
+            Err(LoadError::Damaged(what)) => what,
+            other => panic!("{other:?}"),
+        };
+        let refused = |what: &str, damage: fn(&mut Words)| {
+            let mut words = words();
+            damage(&mut words);
+            assert_eq!(told(saved_and_loaded(&words)), what);
+        };
+        refused("terms are out of order", |words| words.text.replace_range(..1, "~"));
+        refused("terms overlap or leave gaps", |words| words.term_starts[1] = u32::MAX);
+        refused("terms overlap or leave gaps", |words| words.term_starts[0] = 1);
+        refused("terms overlap or leave gaps", |words| _ = words.text.pop());
+        refused("terms overlap or leave gaps", |words| {
+            words.term_starts.clear();
+            words.posting_starts.clear();
+        });
+        refused("terms and postings differ in number", |words| _ = words.posting_starts.pop());
+        refused("postings overlap or leave gaps", |words| _ = words.postings.pop());
+        refused("a posting of no document", |words| _ = words.lengths.drain(1..));
+        refused("a posting of no document", |words| words.posting_starts[1] = 0);
+        refused("a posting of no occurrence", |words| words.postings[0] &= !FREQUENCY_MAX);
+        refused("postings are out of order", |words| {
+            let many = words.posting_starts.windows(2).find(|pair| pair[1] - pair[0] > 1).unwrap()[0] as usize;
+            words.postings.swap(many, many + 1);
+        });
+        let mut accents = build(&[["", "", "é"].map(str::to_owned)]);
+        accents.term_starts = vec![0, 1, 2];
+        accents.posting_starts = vec![0, 1, 1];
+        assert_eq!(told(saved_and_loaded(&accents)), "a term cuts a character");
+        let mut out = SectionWriter::default();
+        out.put(&[0xff_u8]);
+        assert_eq!(told(loaded(&out)), "terms are not UTF-8");
     }
 }
