@@ -99,10 +99,13 @@ $$;
 CREATE TRIGGER stamp BEFORE INSERT OR UPDATE ON knowledge_chunks
     FOR EACH ROW EXECUTE FUNCTION knowledge_chunks_stamp();
 
--- A chunk shows its document's title, address and metadata, so where these change it does too.
+-- A chunk shows its document's title, address and metadata, so where these change it does too. The lock comes first: a
+-- chunk that another transaction is adding just now would be missed otherwise, and keep the old title.
 CREATE FUNCTION documents_stamp_chunks() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
+    UPDATE public.knowledge_bases b SET version = b.version + 1
+    WHERE b.tenant_id = NEW.tenant_id AND b.id = NEW.knowledge_base_id;
     UPDATE public.knowledge_chunks c
     SET words = CASE WHEN NEW.title = OLD.title THEN c.words END
     WHERE c.tenant_id = NEW.tenant_id AND c.document_id = NEW.id;
