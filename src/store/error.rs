@@ -38,8 +38,8 @@ pub enum StoreError {
         #[source]
         source: tokio_postgres::Error,
     },
-    /// A statement of this transaction failed before, or is still sending rows.
-    #[error("{statement} was not run: the transaction is of no more use, or still sends rows")]
+    /// A statement of this transaction failed before, or was given up.
+    #[error("{statement} was not run: a statement of the transaction before it failed or was given up")]
     Unusable {
         /// The statement that was not run, or `commit`.
         statement: &'static str,

@@ -14,15 +14,22 @@ pub mod chunks;
 pub mod documents;
 pub mod embedded;
 mod error;
+pub mod health;
 pub mod knowledge_bases;
 pub mod listen;
+mod migrate;
 pub mod page;
 mod pool;
 mod roles;
 mod row;
 pub mod search;
 pub mod tenants;
+#[cfg(test)]
+mod test_support;
+#[cfg(test)]
+mod tests;
 mod tx;
+pub mod upkeep;
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -36,6 +43,7 @@ use tokio::runtime::Handle;
 pub use self::{
     address::Address,
     error::StoreError,
+    migrate::{check_schema, migrate},
     tx::{ServiceTx, TenantTx},
 };
 use self::{embedded::EmbeddedCluster, pool::Pool};

@@ -8,13 +8,13 @@
 //! is dropped while Postgres works on a statement has that statement cancelled and its connection closed; one that is
 //! dropped between statements is rolled back first. After a failed statement no other is run.
 
-use std::{ops::DerefMut, pin::Pin, sync::Arc, time::Duration};
+use std::{ops::DerefMut, pin::pin, sync::Arc, time::Duration};
 
 use deadpool_postgres::Object;
-use futures_util::{StreamExt as _, future::join};
+use futures_util::{TryStreamExt as _, future::join};
 use tokio::time::Instant;
 use tokio_postgres::{
-    Row, RowStream,
+    Row,
     types::{ToSql, Type},
 };
 
@@ -54,10 +54,6 @@ pub struct Tx {
     state: State,
     begin: Begin,
     deadline: Option<Instant>,
-    /// The statement under way: its name, when it was sent, and its rows once Postgres has begun to answer.
-    statement: &'static str,
-    sent_at: Instant,
-    rows: Option<Pin<Box<RowStream>>>,
     surroundings: Arc<Surroundings>,
 }
 
@@ -75,7 +71,7 @@ enum State {
     Clean,
     /// Begun, and Postgres waits for the next statement.
     Open,
-    /// Postgres works on a statement, or sends its rows.
+    /// Postgres works on a statement.
     Busy,
     /// COMMIT was sent and not answered.
     Committing,
@@ -92,7 +88,8 @@ impl Begin {
             // function form takes effect inside the transaction that the BEGIN before it has opened.
             Self::Tenant(tenant_id) => format!("BEGIN; SELECT set_config('tertulia.tenant_id', '{tenant_id}', true)"),
             Self::Service => "BEGIN".into(),
-            Self::Snapshot => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".into(),
+            // Many rows may be read, as fast as they are used; no limit but the one on idling fits that.
+            Self::Snapshot => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0".into(),
         }
     }
 }
@@ -166,16 +163,7 @@ impl DerefMut for ServiceTx {
 
 impl Tx {
     fn new(connection: Object, begin: Begin, deadline: Option<Instant>, surroundings: Arc<Surroundings>) -> Self {
-        Self {
-            connection: Some(connection),
-            state: State::Clean,
-            begin,
-            deadline,
-            statement: "",
-            sent_at: Instant::now(),
-            rows: None,
-            surroundings,
-        }
+        Self { connection: Some(connection), state: State::Clean, begin, deadline, surroundings }
     }
 
     /// All rows of `statement`.
@@ -188,15 +176,7 @@ impl Tx {
         statement: &Statement,
         params: Params<'_>,
     ) -> Result<Vec<Row>, StoreError> {
-        within(self.deadline, async {
-            self.send(statement, params).await?;
-            let mut rows = Vec::new();
-            while let Some(row) = self.receive().await? {
-                rows.push(row);
-            }
-            Ok(rows)
-        })
-        .await
+        Ok(self.run(statement, params).await?.0)
     }
 
     /// The only row of `statement`, or none.
@@ -237,111 +217,57 @@ impl Tx {
         statement: &Statement,
         params: Params<'_>,
     ) -> Result<u64, StoreError> {
-        within(self.deadline, async {
-            self.send(statement, params).await?;
-            loop {
-                if let Some(count) = self.receive_end().await? {
-                    return Ok(count);
-                }
-            }
-        })
-        .await
+        Ok(self.run(statement, params).await?.1)
     }
 
-    /// Sends `statement`, whose rows [`Tx::next_row`] then hands out one by one as Postgres delivers them; few of them
-    /// are in memory at a time. The transaction takes no other statement before the last row was handed out.
-    ///
-    /// # Errors
-    /// As [`Tx::query`].
-    pub(in crate::store) async fn query_stream(
-        &mut self,
-        statement: &Statement,
-        params: Params<'_>,
-    ) -> Result<(), StoreError> {
-        within(self.deadline, self.send(statement, params)).await
-    }
-
-    /// The next row of the statement that [`Tx::query_stream`] sent; none after the last.
-    ///
-    /// # Errors
-    /// As [`Tx::query`].
-    pub(in crate::store) async fn next_row(&mut self) -> Result<Option<Row>, StoreError> {
-        within(self.deadline, self.receive()).await
-    }
-
-    /// Sends BEGIN where it is due, and `statement` right behind it; gives back once Postgres answers.
-    async fn send(&mut self, statement: &Statement, params: Params<'_>) -> Result<(), StoreError> {
+    /// The rows of `statement` and how many rows it touched. Sends BEGIN ahead of it where that is due.
+    async fn run(&mut self, statement: &Statement, params: Params<'_>) -> Result<(Vec<Row>, u64), StoreError> {
+        let name = statement.name;
         if params.len() != statement.types.len() {
-            return Err(StoreError::ParameterCount { statement: statement.name });
+            return Err(StoreError::ParameterCount { statement: name });
         }
         let is_first = match self.state {
             State::Clean => true,
             State::Open => false,
-            _ => return Err(StoreError::Unusable { statement: statement.name }),
+            _ => return Err(StoreError::Unusable { statement: name }),
         };
-        let Some(connection) = &self.connection else {
-            return Err(StoreError::Unusable { statement: statement.name });
-        };
+        let Some(connection) = &self.connection else { return Err(StoreError::Unusable { statement: name }) };
         self.state = State::Busy;
-        self.statement = statement.name;
-        self.sent_at = Instant::now();
+        let sent_at = Instant::now();
         let typed = params.iter().copied().zip(statement.types.iter().cloned());
-        let query = connection.query_typed_raw(statement.sql, typed);
-        let outcome = if is_first {
-            let sql = self.begin.sql();
-            // `join` polls BEGIN first, and the first poll sends it, so the order on the wire is certain.
-            let (begun, rows) = join(connection.batch_execute(&sql), query).await;
-            begun.and(rows)
-        } else {
-            query.await
+        let query = async {
+            let mut answer = pin!(connection.query_typed_raw(statement.sql, typed).await?);
+            let mut rows = Vec::new();
+            while let Some(row) = answer.try_next().await? {
+                rows.push(row);
+            }
+            Ok((rows, answer.rows_affected().unwrap_or(0)))
         };
+        let answered = async {
+            if is_first {
+                let sql = self.begin.sql();
+                // `join` polls BEGIN first, and the first poll sends it, so the order on the wire is certain.
+                let (begun, rows) = join(connection.batch_execute(&sql), query).await;
+                begun.and(rows)
+            } else {
+                query.await
+            }
+        };
+        let outcome = within(self.deadline, answered).await?;
+        self.surroundings.observe(name, sent_at.elapsed());
         match outcome {
-            Ok(rows) => {
-                self.rows = Some(Box::pin(rows));
-                Ok(())
+            Ok(answer) => {
+                self.state = State::Open;
+                Ok(answer)
             }
-            Err(source) => Err(self.failed(source)),
+            Err(source) => Err(self.failed(name, source)),
         }
     }
 
-    async fn receive(&mut self) -> Result<Option<Row>, StoreError> {
-        let Some(rows) = &mut self.rows else { return Ok(None) };
-        match rows.next().await {
-            Some(Ok(row)) => Ok(Some(row)),
-            Some(Err(source)) => Err(self.failed(source)),
-            None => {
-                self.answered();
-                Ok(None)
-            }
-        }
-    }
-
-    /// Skips a row; the number of rows touched, once there are no more.
-    async fn receive_end(&mut self) -> Result<Option<u64>, StoreError> {
-        let Some(rows) = &mut self.rows else { return Ok(Some(0)) };
-        match rows.next().await {
-            Some(Ok(_)) => Ok(None),
-            Some(Err(source)) => Err(self.failed(source)),
-            None => {
-                let count = rows.rows_affected().unwrap_or(0);
-                self.answered();
-                Ok(Some(count))
-            }
-        }
-    }
-
-    fn answered(&mut self) {
-        self.rows = None;
-        self.state = State::Open;
-        self.surroundings.observe(self.statement, self.sent_at.elapsed());
-    }
-
-    fn failed(&mut self, source: tokio_postgres::Error) -> StoreError {
-        self.rows = None;
+    fn failed(&mut self, statement: &'static str, source: tokio_postgres::Error) -> StoreError {
         // Only an answer of Postgres to this very statement tells where the connection stands.
         self.state = if source.as_db_error().is_some() { State::Refused } else { State::Broken };
-        self.surroundings.observe(self.statement, self.sent_at.elapsed());
-        StoreError::of_statement(self.statement, source)
+        StoreError::of_statement(statement, source)
     }
 
     async fn commit(mut self) -> Result<(), StoreError> {
@@ -352,16 +278,15 @@ impl Tx {
         }
         let Some(connection) = &self.connection else { return Err(StoreError::Unusable { statement: "commit" }) };
         self.state = State::Committing;
-        self.statement = "commit";
-        self.sent_at = Instant::now();
-        let outcome = within(self.deadline, async { Ok(connection.batch_execute("COMMIT").await) }).await?;
+        let sent_at = Instant::now();
+        let outcome = within(self.deadline, connection.batch_execute("COMMIT")).await?;
+        self.surroundings.observe("commit", sent_at.elapsed());
         match outcome {
             Ok(()) => {
-                self.answered();
                 self.state = State::Clean;
                 Ok(())
             }
-            Err(source) => Err(self.failed(source)),
+            Err(source) => Err(self.failed("commit", source)),
         }
     }
 }
@@ -417,12 +342,9 @@ impl Drop for Unreturned {
     }
 }
 
-async fn within<T>(
-    deadline: Option<Instant>,
-    work: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
+async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Result<T, StoreError> {
     match deadline {
-        Some(deadline) => tokio::time::timeout_at(deadline, work).await.map_err(|_| StoreError::Deadline)?,
-        None => work.await,
+        Some(deadline) => tokio::time::timeout_at(deadline, work).await.map_err(|_| StoreError::Deadline),
+        None => Ok(work.await),
     }
 }

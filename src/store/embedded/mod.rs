@@ -14,10 +14,13 @@ mod lock;
 mod postmaster;
 mod programs;
 mod settings;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -227,22 +230,14 @@ impl EmbeddedCluster {
         ownership: Ownership,
         guard: Option<CommandGuard>,
     ) -> Result<Self, ClusterError> {
-        let folder = data_dir.join("postgres");
-        let account = Account::choose(&folder)?;
-        let old = OldData::look(&folder)?;
-        let programs = programs::find_programs_for(database.bin_dir.as_deref(), old.as_ref())?;
-        folders::let_in(data_dir, account)?;
-        folders::init(&folder, account, &programs)?;
-        let socket_dir = folders::open_socket_dir(data_dir, account)?;
-        let postmaster = Postmaster {
-            data_dir: data_dir.to_owned(),
-            folder,
-            socket_dir: socket_dir.clone(),
-            account,
-            programs,
-            connections_max: database.user_connections_max + database.service_connections_max + CONNECTIONS_SPARE,
-        };
-        let postmaster = std::sync::Arc::new(postmaster);
+        let (path, settings) = (data_dir.to_owned(), database.clone());
+        // initdb takes seconds. The ownership goes along: if this future is dropped, nobody else starts before initdb ended.
+        let prepared =
+            tokio::task::spawn_blocking(move || prepare(&path, &settings).map(|made| (made, ownership))).await;
+        let (postmaster, ownership) = prepared
+            .map_err(|error| ClusterError::Refused(format!("the cluster could not be prepared: {error}")))??;
+        let socket_dir = postmaster.socket_dir.clone();
+        let postmaster = Arc::new(postmaster);
         let stopping = CancellationToken::new();
         let watch = tokio::runtime::Handle::current().spawn(postmaster.clone().start(stopping.clone()).await?);
         let supervisor = Supervisor { watch, stop: stopping.drop_guard(), _ownership: ownership };
@@ -291,4 +286,17 @@ impl EmbeddedCluster {
             .await
             .map_err(|error| ClusterError::Refused(format!("the watch over Postgres ended: {error}")))?
     }
+}
+
+/// Everything that Postgres needs to start: programs, a cluster, a folder for the socket. Blocks.
+fn prepare(data_dir: &Path, database: &DatabaseConfig) -> Result<Postmaster, ClusterError> {
+    let folder = data_dir.join("postgres");
+    let account = Account::choose(&folder)?;
+    let old = OldData::look(&folder)?;
+    let programs = programs::find_programs_for(database.bin_dir.as_deref(), old.as_ref())?;
+    folders::let_in(data_dir, account)?;
+    folders::init(&folder, account, &programs)?;
+    let socket_dir = folders::open_socket_dir(data_dir, account)?;
+    let connections_max = database.user_connections_max + database.service_connections_max + CONNECTIONS_SPARE;
+    Ok(Postmaster { data_dir: data_dir.to_owned(), folder, socket_dir, account, programs, connections_max })
 }

@@ -29,6 +29,8 @@ const IMMEDIATE_STOP_WAIT: Duration = Duration::from_secs(10);
 const SHARED_MEMORY_WAIT: Duration = Duration::from_secs(30);
 /// Longest wait for a new connection to the socket.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
+/// How often a long wait is told.
+const TELL_AFTER: Duration = Duration::from_secs(5);
 /// How much of the log is shown when Postgres does not start.
 const LOG_TAIL_BYTES: u64 = 2_000;
 
@@ -88,7 +90,8 @@ impl Postmaster {
             }
             running = tokio::select! {
                 running = self.relaunch() => running,
-                () = stopping.cancelled() => return Ok(()),
+                // An attempt that is given up tells its Postgres to stop; this waits until it has.
+                () = stopping.cancelled() => return clear_the_way(&self.folder).await,
             };
             tracing::info!("the private postgres is back");
         }
@@ -163,13 +166,15 @@ impl Postmaster {
             }
             match address.connect().await {
                 Ok(_) => return Ok(None),
-                Err(error) if error.code() == Some(&SqlState::CANNOT_CONNECT_NOW) => {
-                    if told_at.elapsed() > Duration::from_secs(5) {
+                Err(error) => match error.code() {
+                    // Nobody is there yet, or replays what was not yet in the files.
+                    None | Some(&SqlState::CANNOT_CONNECT_NOW) if told_at.elapsed() < TELL_AFTER => {}
+                    None | Some(&SqlState::CANNOT_CONNECT_NOW) => {
                         told_at = Instant::now();
-                        tracing::info!("waiting for postgres, which replays what was not yet in its files");
+                        tracing::info!(%error, "still waiting for the private postgres, which may be replaying its log");
                     }
-                }
-                Err(_) => {}
+                    Some(_) => return Err(error.into()),
+                },
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -221,11 +226,15 @@ async fn clear_the_way(folder: &Path) -> Result<(), ClusterError> {
             let signal = [Signal::INT, Signal::QUIT, Signal::KILL][step];
             match postmaster {
                 // It ends the others.
-                Some(pid) if step < 2 => drop(kill_process(pid, signal)),
+                Some(pid) if step < 2 => {
+                    let _ = kill_process(pid, signal);
+                }
                 // Backends without a postmaster: SIGINT would only cancel their statements.
                 _ => {
                     let signal = if step == 0 { Signal::TERM } else { signal };
-                    left.iter().for_each(|pid| drop(kill_process(*pid, signal)));
+                    for pid in left {
+                        let _ = kill_process(pid, signal);
+                    }
                 }
             }
         }

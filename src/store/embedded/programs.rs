@@ -1,6 +1,7 @@
 //! Finding `initdb` and `postgres` on this machine.
 
 use std::{
+    cmp::Reverse,
     fmt, fs, io,
     path::{Path, PathBuf},
     process::Command,
@@ -8,15 +9,15 @@ use std::{
 
 use super::ClusterError;
 
-/// Folders that hold one folder for each version, with the programs in its `bin`: Debian and Ubuntu, Red Hat and Fedora,
-/// Homebrew, Postgres.app, and an own build.
+/// Folders that hold folders with the programs in their `bin`: of Debian and Ubuntu, Red Hat (`/usr/pgsql-17`), an own
+/// build (`/usr/local/pgsql`), Homebrew on either processor, Postgres.app.
 const VERSIONS_IN: [&str; 6] = [
     "/usr/lib/postgresql",
     "/usr",
+    "/usr/local",
     "/opt/homebrew/opt",
     "/usr/local/opt",
     "/Applications/Postgres.app/Contents/Versions",
-    "/usr/local/pgsql",
 ];
 
 /// The oldest major version that the schema runs on.
@@ -85,13 +86,13 @@ pub(super) fn find_programs_for(bin_dir: Option<&Path>, wanted: Option<&OldData>
         Some(folder) => Programs::in_folder(Some(folder.to_owned())).into_iter().collect(),
         None => everything_installed(),
     };
-    // Without a preference for one version, the last is taken.
-    found.sort_by_key(|programs| (programs.has_pgvector, programs.major));
-    let Some(newest) = found.last() else {
+    // Of what is equally good, the first that was found stays first.
+    found.sort_by_key(|programs| Reverse((programs.has_pgvector, programs.major)));
+    let Some(best) = found.first() else {
         return Err(ClusterError::NotInstalled { bin_dir: bin_dir.map(Into::into) });
     };
     match wanted {
-        Some(old) => match found.iter().rfind(|programs| programs.major == old.major) {
+        Some(old) => match found.iter().find(|programs| programs.major == old.major) {
             Some(programs) => Ok(programs.clone()),
             None => Err(ClusterError::OtherVersion {
                 folder: old.folder.clone(),
@@ -99,10 +100,8 @@ pub(super) fn find_programs_for(bin_dir: Option<&Path>, wanted: Option<&OldData>
                 found: found.iter().map(Programs::to_string).collect::<Vec<_>>().join(", "),
             }),
         },
-        None if newest.major < MAJOR_MIN => {
-            Err(ClusterError::TooOld { found: newest.to_string(), major_min: MAJOR_MIN })
-        }
-        None => Ok(newest.clone()),
+        None if best.major < MAJOR_MIN => Err(ClusterError::TooOld { found: best.to_string(), major_min: MAJOR_MIN }),
+        None => Ok(best.clone()),
     }
 }
 
@@ -134,7 +133,7 @@ impl OldData {
 }
 
 fn everything_installed() -> Vec<Programs> {
-    let mut found: Vec<Programs> = Programs::in_folder(None).into_iter().collect();
+    let mut found = Vec::new();
     for parent in VERSIONS_IN {
         let Ok(entries) = fs::read_dir(parent) else { continue };
         for entry in entries.flatten() {
@@ -144,6 +143,7 @@ fn everything_installed() -> Vec<Programs> {
             }
         }
     }
+    found.extend(Programs::in_folder(None));
     found
 }
 

@@ -18,8 +18,3 @@ $$;
 ALTER ROLE tertulia_owner CREATEROLE;
 GRANT tertulia_app TO tertulia_user;
 GRANT tertulia_service TO tertulia_svc;
--- Settings of a group do not reach its members' sessions, so the logins have them.
-ALTER ROLE tertulia_user SET statement_timeout = '30s';
-ALTER ROLE tertulia_user SET idle_in_transaction_session_timeout = '60s';
-ALTER ROLE tertulia_svc SET statement_timeout = '30s';
-ALTER ROLE tertulia_svc SET idle_in_transaction_session_timeout = '60s';
