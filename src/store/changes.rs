@@ -3,7 +3,7 @@
 //! Invariant: everything that one [`Changes`] hands out is of one snapshot of the database, that of its [`Head`]. Versions
 //! commit in order, so what is past a version and up to the head is everything that a reader at that version lacks.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use tertulia_index::Chunk;
 use tokio_postgres::{Row, types::Type};
@@ -28,6 +28,9 @@ const UPSERTS: Statement = Statement {
     sql: include_str!("sql/changes/upserts.sql"),
     types: &[Type::UUID, Type::UUID, Type::UUID, Type::INT8, Type::UUID, Type::INT8],
 };
+const PRUNE: Statement =
+    Statement { name: "changes/prune", sql: include_str!("sql/changes/prune.sql"), types: &[Type::FLOAT8] };
+
 /// Rows of one round trip. A statement for all of them would run for as long as the reader takes, against
 /// `statement_timeout`.
 const DELETIONS_MAX: i64 = 8_192;
@@ -52,6 +55,7 @@ pub struct Head {
 
 /// A change.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "most changes are upserts, and go straight into a batch")]
 pub enum Change {
     /// The chunk of that id is gone, unless an upsert follows.
     Deletion(Uuid),
@@ -173,6 +177,15 @@ impl Changes {
         };
         Ok(())
     }
+}
+
+/// Forgets deletions that are older than `age`, of all tenants; gives how many. An index that did not hear of them in
+/// that time is built anew.
+///
+/// # Errors
+/// If Postgres is away.
+pub async fn prune(tx: &mut ServiceTx, age: Duration) -> Result<u64, StoreError> {
+    tx.execute(&PRUNE, &[&age.as_secs_f64()]).await
 }
 
 fn is_full(rows: &[Row], max: i64) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
-use tokio::task::JoinSet;
+use tokio::{runtime::Handle, task::JoinSet};
 use uuid::Uuid;
 
 use super::{TestDatabase, begin, chunk, document, insert_chunks, refusal, until_somebody_waits, value};
@@ -57,7 +57,7 @@ async fn versions_are_taken_in_the_order_of_commits() {
         let first: i64 = value(&early, &taken(place)).await;
         let late = db.begin(ctx.tenant_id).await;
         let (insert, taken) = (insert(place + 1), taken(place + 1));
-        let writing = tokio::task::spawn(async move {
+        let writing = Handle::current().spawn(async move {
             late.batch_execute(&insert).await.unwrap();
             let second: i64 = value(&late, &taken).await;
             late.batch_execute("COMMIT").await.unwrap();
@@ -130,7 +130,7 @@ async fn a_chunk_that_is_added_while_the_title_changes_is_not_left_behind() {
     let adding = db.begin(ctx.tenant_id).await;
     adding.batch_execute(&insert_chunks(&ctx, &base, document.id, "1, 1")).await.unwrap();
     let renaming = db.begin(ctx.tenant_id).await;
-    let renamed = tokio::task::spawn(async move {
+    let renamed = Handle::current().spawn(async move {
         renaming.batch_execute("UPDATE documents SET title = 'Zebra'").await.unwrap();
         renaming.batch_execute("COMMIT").await.unwrap();
     });
