@@ -87,3 +87,10 @@ ensure_knowledge_base() {
     if [[ -z $id ]]; then id=$("$binary" knowledge-base create "$1" | awk '{ print $NF; exit }'); fi
     printf '%s\n' "$id"
 }
+
+# The private Postgres of the server that runs, as its owner: a connection string.
+postgres_url() {
+    local port socket_dir
+    { read -r _; read -r _; read -r _; read -r port; read -r socket_dir; } <"$data_dir/postgres/postmaster.pid"
+    printf 'host=%s port=%s user=tertulia_owner dbname=tertulia' "$socket_dir" "$port"
+}
