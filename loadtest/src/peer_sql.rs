@@ -141,8 +141,11 @@ async fn copy(client: &Client, knowledge_base: Uuid, dimensions: usize) -> anyho
         .context("the database of --postgres-url is not one of tertulia's, or the role may not read it")?
         .context("the database of --postgres-url does not have this knowledge base")?;
     let state: String = state.get(0);
-    let comment = "SELECT obj_description(to_regclass('loadtest.chunks'), 'pg_class')";
-    if client.query_one(comment, &[]).await?.get::<_, Option<String>>(0).as_ref() == Some(&state) {
+    // The table is not logged: after a crash it is there, and empty.
+    let copied = client.query_one("SELECT obj_description(to_regclass('loadtest.chunks'), 'pg_class')", &[]).await?;
+    if copied.get::<_, Option<String>>(0).as_ref() == Some(&state)
+        && client.query_one("SELECT EXISTS (SELECT FROM loadtest.chunks)", &[]).await?.get(0)
+    {
         return Ok(());
     }
     eprintln!("copying the chunks for the peer in SQL and indexing them …");
