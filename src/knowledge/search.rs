@@ -127,6 +127,11 @@ impl Knowledge {
             self.same_encoder(&base.encoder)?;
         }
         self.load_in_background(BaseKey::of(ctx, knowledge_base_id), base.version);
+        if let Some(filter) = &request.filter
+            && let Some(key) = store::search::find_unknown_key(&mut tx, &base, &filter.keys()).await?
+        {
+            return Err(Error::invalid_field("filter", format!("no chunk has the metadata key \"{key}\"")));
+        }
         let limit = 2 * request.top_k;
         let filter = request.filter.as_ref().map(Filter::to_json);
         let semantic = match request.mode {
@@ -146,12 +151,7 @@ impl Knowledge {
 }
 
 /// The two lists of Postgres as one, scored as the index would.
-fn fuse_hits(
-    semantic: Vec<FallbackHit>,
-    keyword: Vec<FallbackHit>,
-    mode: Mode,
-    top_k: usize,
-) -> Vec<FallbackHit> {
+fn fuse_hits(semantic: Vec<FallbackHit>, keyword: Vec<FallbackHit>, mode: Mode, top_k: usize) -> Vec<FallbackHit> {
     let ids = |hits: &[FallbackHit]| hits.iter().map(|hit| hit.chunk_id).collect::<Vec<_>>();
     let fused = match mode {
         Mode::Semantic | Mode::Keyword => None,
@@ -162,9 +162,12 @@ fn fuse_hits(
         None => all.truncate(top_k),
         Some(fused) => {
             let mut by_id: std::collections::HashMap<_, _> = all.drain(..).map(|hit| (hit.chunk_id, hit)).collect();
-            all.extend(fused.into_iter().take(top_k).filter_map(|(chunk_id, score)| {
-                by_id.remove(&chunk_id).map(|hit| FallbackHit { score, ..hit })
-            }));
+            all.extend(
+                fused
+                    .into_iter()
+                    .take(top_k)
+                    .filter_map(|(chunk_id, score)| by_id.remove(&chunk_id).map(|hit| FallbackHit { score, ..hit })),
+            );
         }
     }
     all
@@ -181,4 +184,3 @@ fn search_error(error: SearchError) -> Error {
         other => Error::Internal(other.into()),
     }
 }
-
