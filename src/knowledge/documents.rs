@@ -163,6 +163,7 @@ impl Knowledge {
         let document = find(&mut tx, knowledge_base_id, name).await?;
         let version = store::documents::delete(&mut tx, knowledge_base_id, document.id).await?;
         tx.commit().await?;
+        self.load_in_background(BaseKey::of(ctx, knowledge_base_id), version);
         Ok(version)
     }
 

@@ -45,9 +45,11 @@ fn from_nothing_to_an_answer() {
     let report = ingest(&["--delete"]);
     assert_eq!((report["unchanged"].as_u64(), report["deleted"].as_u64()), (Some(1), Some(1)), "{report}");
 
-    let found = run_well(&["search", "where do swifts sleep", "--url", &url, "--key", key, "--knowledge-base", base]);
+    let found = crate::harness::wait_until("the deletion is searched", || {
+        let question = ["search", "where do swifts sleep", "--url", &url, "--key", key, "--knowledge-base", base];
+        Some(run_well(&question)).filter(|found| !found.stdout.contains("Pike"))
+    });
     assert!(found.stdout.contains("Swifts sleep in the air.") && found.stdout.contains(" ms"), "{found:?}");
-    assert!(!found.stdout.contains("Pike"), "{found:?}");
     let found = run_well(&["search", "swifts", "--json", "--url", &url, "--key", key, "--knowledge-base", base]).json();
     assert_eq!(found["results"][0]["external_id"], "birds.md");
 

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 #![expect(unreachable_pub, reason = "a test binary has no outside")]
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail as its tests do")]
 
 mod harness;
 
