@@ -19,13 +19,17 @@ use crate::{
     accounts::Accounts,
     compute::Compute,
     config::Config,
-    knowledge::{Knowledge, LoadedBases, snapshots::Snapshots, sync::Sync},
+    knowledge::{BaseKey, Knowledge, LoadedBases, snapshots::Snapshots, sync::Sync},
     metrics::Metrics,
     server::Server,
-    store::{self, Store, embedded::EmbeddedCluster},
+    store::{self, Store, StoreError, embedded::EmbeddedCluster, listen::Notification},
     tasks::Tasks,
 };
 
+/// First pause before listening again after the connection was lost; it doubles up to [`LISTEN_PAUSE_MAX`].
+const LISTEN_PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Longest pause before listening again.
+const LISTEN_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Longest that a start waits for snapshots to be loaded before it serves; Postgres answers for the rest meanwhile.
 const LOAD_WAIT: Duration = Duration::from_secs(30);
 /// Longest that a stop waits for background tasks, the last snapshots among them.
@@ -162,7 +166,7 @@ impl Stack {
             has_started: false.into(),
         });
         let server = Server::start(listener, app.clone())?;
-        tasks.spawn(crate::accounts::keys::follow_changes(accounts, store.clone(), tasks.clone()));
+        tasks.spawn(follow_notifications(store.clone(), sync.clone(), accounts, tasks.clone()));
         if connections.owner.is_some() {
             tasks.spawn(store::upkeep::run(store, tasks.stopping().clone()));
         }
@@ -196,6 +200,39 @@ impl Stack {
         {
             tracing::warn!(%error, "the private postgres did not stop");
         }
+    }
+}
+
+/// Hands on what NOTIFY tells. Whenever one may have been missed, everything is looked at again.
+async fn follow_notifications(store: Arc<Store>, sync: Arc<Sync>, accounts: Arc<Accounts>, tasks: Tasks) {
+    let mut pause = LISTEN_PAUSE_MIN;
+    loop {
+        let listening = async {
+            let mut listener = store.listen().await?;
+            pause = LISTEN_PAUSE_MIN;
+            sync.look_everywhere();
+            accounts.recheck_all();
+            loop {
+                match listener.next().await? {
+                    Notification::Knowledge { tenant_id, knowledge_base_id, version } => {
+                        sync.heard(BaseKey { tenant_id, knowledge_base_id }, version);
+                    }
+                    Notification::ApiKey { public_id } => accounts.forget(&public_id).await,
+                }
+            }
+        };
+        let outcome: Result<(), StoreError> = tokio::select! {
+            outcome = listening => outcome,
+            () = tasks.stopping().cancelled() => return,
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "listening for changes ended; polling until it is back");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = tasks.stopping().cancelled() => return,
+        }
+        pause = (pause * 2).min(LISTEN_PAUSE_MAX);
     }
 }
 

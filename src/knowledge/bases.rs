@@ -65,7 +65,7 @@ impl Knowledge {
             return Err(Error::NotFound { what: "knowledge base" });
         }
         if let Some(base) = self.loaded.find(BaseKey::of(ctx, id)) {
-            base.withdraw(false);
+            base.withdraw(Readiness::NotLoaded);
             base.wake(0);
         }
         Ok(())

@@ -66,7 +66,7 @@ pub struct Base {
     index: ArcSwapOption<Index>,
     version: watch::Sender<u64>,
     wake: Notify,
-    does_not_fit: std::sync::atomic::AtomicBool,
+    readiness: watch::Sender<Readiness>,
     /// The newest version heard of from Postgres; past [`Base::version`] by the sync's lag.
     heard_of: AtomicU64,
 }
@@ -78,7 +78,7 @@ impl Base {
             index: ArcSwapOption::empty(),
             version: watch::Sender::new(0),
             wake: Notify::new(),
-            does_not_fit: false.into(),
+            readiness: watch::Sender::new(Readiness::Loading),
             heard_of: AtomicU64::new(0),
         }
     }
@@ -90,27 +90,27 @@ impl Base {
 
     /// How far it is.
     pub fn readiness(&self) -> Readiness {
-        if self.index.load().is_some() {
-            Readiness::Ready
-        } else if self.does_not_fit.load(Ordering::Relaxed) {
-            Readiness::DoesNotFit
-        } else {
-            Readiness::Loading
-        }
+        *self.readiness.borrow()
+    }
+
+    /// Waits until it is known whether this process answers from memory.
+    pub async fn settled(&self) {
+        // The sender is this base's own, so it cannot be gone.
+        let _ = self.readiness.subscribe().wait_for(|now| *now != Readiness::Loading).await;
     }
 
     /// Makes `index`, which holds everything up to its version, the one that searches ask.
     pub fn publish(&self, index: Arc<Index>) {
         let version = index.version();
         self.index.store(Some(index));
-        self.does_not_fit.store(false, Ordering::Relaxed);
         self.caught_up_to(version);
+        self.readiness.send_replace(Readiness::Ready);
     }
 
-    /// Takes the index away: searches go to Postgres.
-    pub fn withdraw(&self, does_not_fit: bool) {
-        self.does_not_fit.store(does_not_fit, Ordering::Relaxed);
+    /// Takes the index away: searches go to Postgres. `readiness` says why.
+    pub fn withdraw(&self, readiness: Readiness) {
         self.index.store(None);
+        self.readiness.send_replace(readiness);
     }
 
     /// Tells those that wait that the index holds everything up to `version`.
