@@ -26,7 +26,7 @@ RETURN CASE
 END;
 
 CREATE FUNCTION tertulia_matches(metadata jsonb, filter jsonb) RETURNS boolean
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, public, pg_temp AS $$
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
     kind text := filter ->> 'type';
     held jsonb := metadata -> (filter ->> 'key');
@@ -36,38 +36,38 @@ BEGIN
     CASE kind
         WHEN 'and' THEN
             FOR part IN SELECT jsonb_array_elements(filter -> 'filters') LOOP
-                IF NOT tertulia_matches(metadata, part) THEN
+                IF NOT public.tertulia_matches(metadata, part) THEN
                     RETURN false;
                 END IF;
             END LOOP;
             RETURN true;
         WHEN 'or' THEN
             FOR part IN SELECT jsonb_array_elements(filter -> 'filters') LOOP
-                IF tertulia_matches(metadata, part) THEN
+                IF public.tertulia_matches(metadata, part) THEN
                     RETURN true;
                 END IF;
             END LOOP;
             RETURN false;
         WHEN 'not' THEN
-            RETURN NOT tertulia_matches(metadata, filter -> 'filter');
+            RETURN NOT public.tertulia_matches(metadata, filter -> 'filter');
         WHEN 'exists' THEN
             RETURN coalesce(jsonb_typeof(held) <> 'null', false);
         WHEN 'eq' THEN
-            RETURN tertulia_equals(held, wanted);
+            RETURN public.tertulia_equals(held, wanted);
         WHEN 'ne' THEN
-            RETURN NOT tertulia_equals(held, wanted);
+            RETURN NOT public.tertulia_equals(held, wanted);
         WHEN 'in', 'nin' THEN
             RETURN (kind = 'in') =
-                EXISTS (SELECT FROM jsonb_array_elements(wanted) AS one WHERE tertulia_equals(held, one));
+                EXISTS (SELECT FROM jsonb_array_elements(wanted) AS one WHERE public.tertulia_equals(held, one));
         WHEN 'gt', 'gte', 'lt', 'lte' THEN
             IF jsonb_typeof(held) IS DISTINCT FROM jsonb_typeof(wanted) THEN
                 RETURN false;
             ELSIF jsonb_typeof(held) = 'number' THEN
                 RETURN CASE kind
-                    WHEN 'gt' THEN tertulia_float(held) > tertulia_float(wanted)
-                    WHEN 'gte' THEN tertulia_float(held) >= tertulia_float(wanted)
-                    WHEN 'lt' THEN tertulia_float(held) < tertulia_float(wanted)
-                    ELSE tertulia_float(held) <= tertulia_float(wanted)
+                    WHEN 'gt' THEN public.tertulia_float(held) > public.tertulia_float(wanted)
+                    WHEN 'gte' THEN public.tertulia_float(held) >= public.tertulia_float(wanted)
+                    WHEN 'lt' THEN public.tertulia_float(held) < public.tertulia_float(wanted)
+                    ELSE public.tertulia_float(held) <= public.tertulia_float(wanted)
                 END;
             ELSIF jsonb_typeof(held) = 'string' THEN
                 RETURN CASE kind

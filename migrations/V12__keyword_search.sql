@@ -35,8 +35,8 @@ BEGIN
         RETURN;
     END IF;
     RETURN QUERY
-    -- 1: long chunks have more words by nature; 32: rank / (rank + 1).
-    SELECT c.id, ts_rank(c.words, asked, 1 | 32)
+    -- Weights of text, of nothing, of headings and of the title; 32: rank / (rank + 1).
+    SELECT c.id, ts_rank('{0.3, 0.3, 0.6, 1}', c.words, asked, 32)
     FROM knowledge_chunks c
     WHERE c.tenant_id = tenant AND c.knowledge_base_id = base AND c.generation_id = generation AND c.words @@ asked
         AND (filter IS NULL OR tertulia_matches((

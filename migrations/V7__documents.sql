@@ -20,8 +20,6 @@ CREATE TABLE documents (
     created_at        timestamptz NOT NULL DEFAULT now(),
     updated_at        timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (tenant_id, id),
-    -- What chunks refer to, so that none can stand in another knowledge base than its document.
-    UNIQUE (tenant_id, knowledge_base_id, id),
     UNIQUE (tenant_id, knowledge_base_id, external_id),
     FOREIGN KEY (tenant_id, knowledge_base_id) REFERENCES knowledge_bases ON DELETE CASCADE
 );

@@ -51,8 +51,7 @@ RETURN setweight(to_tsvector('pg_catalog.english'::regconfig, coalesce(title, ''
 CREATE FUNCTION knowledge_chunks_stamp() RETURNS trigger
 LANGUAGE plpgsql AS $$
 DECLARE
-    document_title text;
-    wanted_dimensions integer;
+    seen record;
 BEGIN
     IF TG_OP = 'UPDATE' AND (NEW.tenant_id, NEW.knowledge_base_id, NEW.generation_id, NEW.document_id, NEW.id)
         IS DISTINCT FROM (OLD.tenant_id, OLD.knowledge_base_id, OLD.generation_id, OLD.document_id, OLD.id)
@@ -60,38 +59,41 @@ BEGIN
         RAISE EXCEPTION 'a chunk cannot change its id or move' USING
             ERRCODE = 'restrict_violation', HINT = 'Delete it and insert a new one.';
     END IF;
-    NEW.version := NULL;
-    SELECT b.version INTO NEW.version
-    FROM public.knowledge_bases b
-    WHERE b.tenant_id = NEW.tenant_id AND b.id = NEW.knowledge_base_id
-        AND b.version_xid = pg_current_xact_id() AND b.versioned_at = transaction_timestamp();
-    IF NOT FOUND THEN
-        UPDATE public.knowledge_bases b SET version = b.version + 1
+    LOOP
+        SELECT b.version, g.dimensions, d.title, d.knowledge_base_id AS document_base INTO seen
+        FROM public.knowledge_bases b
+        LEFT JOIN public.embedding_generations g
+            ON g.tenant_id = b.tenant_id AND g.knowledge_base_id = b.id AND g.id = NEW.generation_id
+        LEFT JOIN public.documents d ON d.tenant_id = b.tenant_id AND d.id = NEW.document_id
         WHERE b.tenant_id = NEW.tenant_id AND b.id = NEW.knowledge_base_id
-        RETURNING b.version INTO NEW.version;
+            AND b.version_xid = pg_current_xact_id() AND b.versioned_at = transaction_timestamp();
+        EXIT WHEN FOUND;
+        -- The version is not taken yet. What was read before the lock is of no use, so it is all read again.
+        UPDATE public.knowledge_bases b SET version = b.version + 1
+        WHERE b.tenant_id = NEW.tenant_id AND b.id = NEW.knowledge_base_id;
         IF NOT FOUND THEN
             RAISE EXCEPTION 'there is no knowledge base %', NEW.knowledge_base_id
                 USING ERRCODE = 'foreign_key_violation';
         END IF;
+    END LOOP;
+    IF seen.document_base IS DISTINCT FROM NEW.knowledge_base_id THEN
+        RAISE EXCEPTION 'the knowledge base has no document %', NEW.document_id
+            USING ERRCODE = 'foreign_key_violation';
     END IF;
-    -- That generation and document are there is for the foreign keys to say.
-    SELECT g.dimensions INTO wanted_dimensions
-    FROM public.embedding_generations g
-    WHERE g.tenant_id = NEW.tenant_id AND g.knowledge_base_id = NEW.knowledge_base_id AND g.id = NEW.generation_id;
-    IF public.vector_dims(NEW.embedding) <> wanted_dimensions THEN
+    -- That the generation is there is for the foreign key to say.
+    IF public.vector_dims(NEW.embedding) <> seen.dimensions THEN
         RAISE EXCEPTION 'the embedding has % dimensions, its generation has %',
-            public.vector_dims(NEW.embedding), wanted_dimensions USING ERRCODE = 'check_violation';
+            public.vector_dims(NEW.embedding), seen.dimensions USING ERRCODE = 'check_violation';
     END IF;
+    NEW.version := seen.version;
     -- Words cost more than all the rest. On an update they are made again only where they can differ; null says that the
     -- document's title did.
-    IF TG_OP = 'UPDATE' AND NEW.words IS NOT NULL AND (NEW.heading, NEW.content) IS NOT DISTINCT FROM (OLD.heading, OLD.content)
+    IF TG_OP = 'UPDATE' AND NEW.words IS NOT NULL
+        AND (NEW.heading, NEW.content) IS NOT DISTINCT FROM (OLD.heading, OLD.content)
     THEN
         NEW.words := OLD.words;
     ELSE
-        SELECT d.title INTO document_title
-        FROM public.documents d
-        WHERE d.tenant_id = NEW.tenant_id AND d.id = NEW.document_id;
-        NEW.words := public.tertulia_words(document_title, NEW.heading, NEW.content);
+        NEW.words := public.tertulia_words(seen.title, NEW.heading, NEW.content);
     END IF;
     RETURN NEW;
 END
@@ -99,10 +101,13 @@ $$;
 CREATE TRIGGER stamp BEFORE INSERT OR UPDATE ON knowledge_chunks
     FOR EACH ROW EXECUTE FUNCTION knowledge_chunks_stamp();
 
--- A chunk shows its document's title, address and metadata, so where these change it does too.
+-- A chunk shows its document's title, address and metadata, so where these change it does too. The lock comes first: a
+-- chunk that another transaction is adding just now would be missed otherwise, and keep the old title.
 CREATE FUNCTION documents_stamp_chunks() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
+    UPDATE public.knowledge_bases b SET version = b.version + 1
+    WHERE b.tenant_id = NEW.tenant_id AND b.id = NEW.knowledge_base_id;
     UPDATE public.knowledge_chunks c
     SET words = CASE WHEN NEW.title = OLD.title THEN c.words END
     WHERE c.tenant_id = NEW.tenant_id AND c.document_id = NEW.id;

@@ -55,6 +55,7 @@ pub struct Head {
 
 /// A change.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "most changes are upserts, and go straight into a batch")]
 pub enum Change {
     /// The chunk of that id is gone, unless an upsert follows.
     Deletion(Uuid),

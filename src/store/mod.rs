@@ -23,6 +23,8 @@ mod pool;
 mod roles;
 mod row;
 pub mod search;
+#[cfg(test)]
+mod table_tests;
 pub mod tenants;
 #[cfg(test)]
 mod test_support;

@@ -23,6 +23,10 @@ use super::ClusterError;
 /// How often a lock that is held is tried again.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// How long a server's lock may be held before a second server is refused. A process that another thread is just starting
+/// has a copy of the lock until it becomes that other program, so one that was let go of can look held for a moment.
+const RELEASE_WAIT: Duration = Duration::from_millis(500);
+
 /// What kind of process runs the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Owner {
@@ -67,7 +71,7 @@ impl Ownership {
         Ok(Ok(Self { _file: file }))
     }
 
-    /// The ownership for a server: waits for commands that have it, and refuses if another server does.
+    /// The ownership for a server: waits for commands that have it for up to `longest`, and refuses if another server does.
     pub(super) async fn take_for_server(data_dir: &Path, longest: Duration) -> Result<Self, ClusterError> {
         let start = Instant::now();
         loop {
@@ -76,7 +80,7 @@ impl Ownership {
                 Err(holder) => holder,
             };
             let is_another_server = holder.is_some_and(|holder| holder.owner == Owner::Server && holder.is_alive());
-            if is_another_server || start.elapsed() > longest {
+            if start.elapsed() > if is_another_server { RELEASE_WAIT.min(longest) } else { longest } {
                 return Err(ClusterError::InUse {
                     data_dir: data_dir.to_owned(),
                     pid: holder.map_or_else(|| "unknown".into(), |holder| holder.pid.to_string()),
