@@ -25,9 +25,8 @@ impl Default for Fusion {
 }
 
 /// Reciprocal rank fusion of two lists, each best first: an id's score is the sum of `weight / (constant + rank)` over the
-/// lists it is in, ranks counted from 1, divided by what the first place of both gives. So scores are above 0 and at most
-/// 1. Best first, ties by id; a weight that is not above 0 leaves its list out, and of an id twice in a list the first
-/// counts.
+/// lists it is in, ranks counted from 1, divided by what the first place of both gives: above 0, and 1 at most. Best first,
+/// ties by id; a weight that is not above 0 leaves its list out, and of an id twice in a list the first counts.
 ///
 /// Source: Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning
 /// Methods", SIGIR 2009.

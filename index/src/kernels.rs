@@ -141,6 +141,11 @@ fn dot_any(left: &[f32], right: &[f32]) -> f32 {
 /// length)`, `tf` being the low 8 bits of the posting.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2", "x86_64+avx2", "aarch64+neon"))]
 pub(crate) fn saturate(postings: &[u32], weight: f32, base: f32, slope: f32, parts: &mut [f32]) {
+    saturate_any(postings, weight, base, slope, parts);
+}
+
+#[inline(always)]
+fn saturate_any(postings: &[u32], weight: f32, base: f32, slope: f32, parts: &mut [f32]) {
     for (part, posting) in parts.iter_mut().zip(postings) {
         let frequency = (posting & 0xff) as f32;
         *part = weight * frequency / (frequency + (base + slope * *part));
@@ -155,6 +160,11 @@ pub(crate) fn saturate(postings: &[u32], weight: f32, base: f32, slope: f32, par
     "aarch64+neon"
 ))]
 pub(crate) fn sum_half(table: &[u16], ids: &[u32], sum: &mut [f32]) {
+    sum_half_any(table, ids, sum);
+}
+
+#[inline(always)]
+fn sum_half_any(table: &[u16], ids: &[u32], sum: &mut [f32]) {
     for &id in ids {
         let row = &table[id as usize * sum.len()..][..sum.len()];
         for (sum, &bits) in sum.iter_mut().zip(row) {
@@ -175,10 +185,156 @@ fn widen(bits: u16) -> f32 {
 /// Adds to `sum` the rows of a table that `ids` name, each of `sum.len()` numbers.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2", "x86_64+avx2", "aarch64+neon"))]
 pub(crate) fn sum_single(table: &[f32], ids: &[u32], sum: &mut [f32]) {
+    sum_single_any(table, ids, sum);
+}
+
+#[inline(always)]
+fn sum_single_any(table: &[f32], ids: &[u32], sum: &mut [f32]) {
     for &id in ids {
         let row = &table[id as usize * sum.len()..][..sum.len()];
         for (sum, value) in sum.iter_mut().zip(row) {
             *sum += value;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::f16;
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+    use crate::bits::Bits;
+
+    /// Everything that the kernels give for one drawn input, as bits.
+    type Outcome = (Vec<u32>, Vec<u32>, u32, Vec<u32>, Vec<u32>, Vec<u32>);
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|value| value.to_bits()).collect()
+    }
+
+    struct Input {
+        codes: Vec<i8>,
+        scales: Vec<RowScale>,
+        query: Vec<i16>,
+        keep: Vec<u64>,
+        left: Vec<f32>,
+        right: Vec<f32>,
+        halves: Vec<u16>,
+        ids: Vec<u32>,
+        postings: Vec<u32>,
+    }
+
+    fn input(seed: u64) -> Input {
+        let rng = &mut StdRng::seed_from_u64(seed);
+        let (rows, stride) = (rng.random_range(1..200_usize), CODE_LANES * rng.random_range(1..9_usize));
+        let odd = rng.random_range(1..300);
+        let mut keep = Bits::zeros(rows);
+        (0..rows as u32).for_each(|row| _ = keep.set(row, rng.random_bool([0.1, 0.25, 0.9][row as usize / BLOCK % 3])));
+        Input {
+            codes: (0..rows * stride).map(|_| rng.random_range(-127..=127)).collect(),
+            scales: (0..rows)
+                .map(|_| RowScale { step: rng.random_range(0.0..0.01), residual: rng.random_range(0.0..0.02) })
+                .collect(),
+            query: (0..stride).map(|_| rng.random_range(i16::MIN..=i16::MAX)).collect(),
+            keep: keep.words().to_vec(),
+            left: (0..odd).map(|_| rng.random_range(-1.0..1.0)).collect(),
+            right: (0..odd).map(|_| rng.random_range(-1.0..1.0)).collect(),
+            halves: (0..40 * 7).map(|_| f16::from_f32(rng.random_range(-4.0..4.0)).to_bits()).collect(),
+            ids: (0..30).map(|_| rng.random_range(0..7)).collect(),
+            postings: (0..odd as u32).map(|doc| doc << 8 | rng.random_range(1..=255)).collect(),
+        }
+    }
+
+    /// Kernels as one target has them.
+    macro_rules! target {
+        ($name:ident, $($target:literal)?) => {
+            mod $name {
+                use super::*;
+
+                $(#[multiversion(targets($target))])?
+                pub(super) fn outcome(input: &Input) -> Outcome {
+                    let rows = input.scales.len();
+                    let query = ScanQuery { codes: &input.query, step: 0.001, length: 1.0, slack: 0.0001 };
+                    let mut upper = vec![0.0; rows];
+                    let mut maxima = vec![0.0; rows.div_ceil(BLOCK)];
+                    scan_any(&input.codes, &input.scales, query, Some(&input.keep), &mut upper, &mut maxima);
+                    let dot = dot_any(&input.left, &input.right);
+                    let mut half = vec![0.0; 40];
+                    sum_half_any(&input.halves, &input.ids, &mut half);
+                    let mut single = vec![0.0; input.left.len() / 7];
+                    sum_single_any(&input.left, &input.ids, &mut single);
+                    let mut parts: Vec<f32> = (1..=input.postings.len()).map(|length| length as f32).collect();
+                    saturate_any(&input.postings, 3.21, 0.3, 0.0123, &mut parts);
+                    (bits(&upper), bits(&maxima), dot.to_bits(), bits(&half), bits(&single), bits(&parts))
+                }
+            }
+        };
+    }
+
+    target!(baseline,);
+    #[cfg(target_arch = "x86_64")]
+    target!(sse, "x86_64+sse4.2+ssse3+popcnt");
+    #[cfg(target_arch = "x86_64")]
+    target!(avx2, "x86_64+avx2+fma+bmi1+bmi2+lzcnt+popcnt");
+    #[cfg(target_arch = "x86_64")]
+    target!(avx512, "x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx2+fma+bmi1+bmi2+lzcnt+popcnt");
+    #[cfg(target_arch = "x86_64")]
+    target!(vnni, "x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx512vnni+avx2+fma+bmi1+bmi2+lzcnt+popcnt");
+
+    /// Each target that this machine has (one that it lacks falls back to the baseline) gives the same bits.
+    #[test]
+    fn every_target_gives_the_same() {
+        for seed in 0..30 {
+            let input = input(seed);
+            let expected = baseline::outcome(&input);
+            #[cfg(target_arch = "x86_64")]
+            for outcome in [sse::outcome, avx2::outcome, avx512::outcome, vnni::outcome] {
+                assert_eq!(outcome(&input), expected, "seed {seed}");
+            }
+            let mut upper = vec![0.0; input.scales.len()];
+            let mut maxima = vec![0.0; input.scales.len().div_ceil(BLOCK)];
+            let query = ScanQuery { codes: &input.query, step: 0.001, length: 1.0, slack: 0.0001 };
+            scan(&input.codes, &input.scales, query, Some(&input.keep), &mut upper, &mut maxima);
+            let chosen = dot(&input.left, &input.right);
+            assert_eq!((bits(&upper), bits(&maxima), chosen.to_bits()), (expected.0, expected.1, expected.2));
+        }
+    }
+
+    #[test]
+    fn sums_of_codes_are_exact() {
+        for seed in 0..30 {
+            let input = input(seed);
+            let stride = input.query.len();
+            for row in input.codes.chunks_exact(stride) {
+                let exact: i64 =
+                    row.iter().zip(&input.query).map(|(&code, &with)| i64::from(code) * i64::from(with)).sum();
+                assert_eq!(i64::from(dot_codes_any(row, &input.query)), exact);
+            }
+        }
+    }
+
+    #[test]
+    fn the_maximum_of_a_block_is_that_of_its_kept_rows() {
+        let codes: Vec<i8> = (0..130).flat_map(|row| [(row % 100) as i8; CODE_LANES]).collect();
+        let scales = vec![RowScale { step: 1.0, residual: 0.0 }; 130];
+        let query = ScanQuery { codes: &[1; CODE_LANES], step: 1.0, length: 1.0, slack: 0.5 };
+        let (mut upper, mut maxima) = (vec![0.0; 130], vec![0.0; 3]);
+        scan(&codes, &scales, query, None, &mut upper, &mut maxima);
+        assert_eq!(maxima, [63, 99, 29].map(|code| (code * CODE_LANES) as f32 + 0.5));
+        scan(&codes, &scales, query, Some(&[u64::MAX >> 1, 0, 1]), &mut upper, &mut maxima);
+        assert_eq!(maxima, [(62 * CODE_LANES) as f32 + 0.5, f32::NEG_INFINITY, (28 * CODE_LANES) as f32 + 0.5]);
+        assert_eq!(upper.iter().filter(|bound| bound.is_finite()).count(), 64);
+    }
+
+    #[test]
+    fn half_precision_widens_exactly() {
+        for bits in 0..=u16::MAX {
+            let half = f16::from_bits(bits);
+            if half.is_finite() {
+                assert_eq!(widen(bits).to_bits(), half.to_f32().to_bits(), "{bits:#06x}");
+            }
         }
     }
 }
