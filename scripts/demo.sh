@@ -36,7 +36,8 @@ cat <<BLOCK
     -d '{"query": "how do I take a backup while the database is in use", "top_k": 3}'
 
   API description: $TERTULIA_URL/docs      metrics: $TERTULIA_URL/metrics
-  In a shell:      set -a; . data/access.env; set +a; $binary search "…" --knowledge-base $knowledge_base
+  In a shell:      set -a; . data/access.env; TERTULIA_URL=$TERTULIA_URL; set +a
+                   $binary search "…" --knowledge-base $knowledge_base
   Stop with Ctrl-C. 'make clean-data' removes what was stored.
 ────────────────────────────────────────────────────────────────────────────────────────────────
 
