@@ -21,12 +21,10 @@ lint: setup ## formatting and lints
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; fi
 
-# Documentation's examples first: the last lines are then those of the tests proper.
+# One process for each test binary, so that the tests of one share a Postgres; nextest would start one for each test.
 .PHONY: test
 test: lint ## what CI runs: setup, lints and all tests
-	cargo test --locked --workspace --doc
-	@if command -v cargo-nextest >/dev/null; then set -x; cargo nextest run --locked --workspace; \
-	else set -x; cargo test --locked --workspace --lib --bins --tests; fi
+	cargo test --locked --workspace
 
 .PHONY: bench
 bench: setup ## benchmarks in process

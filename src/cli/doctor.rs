@@ -105,7 +105,7 @@ async fn ask_database(config: &Config) -> Vec<Finding> {
                 "database",
                 Ok(format!("PostgreSQL {}, schema {}", report.postgres_version, report.schema_version)),
             ),
-            finding("pgvector", Ok(format!("{}", report.pgvector_version))),
+            finding("pgvector", Ok(report.pgvector_version)),
             finding(
                 "knowledge",
                 Ok(format!(

@@ -38,6 +38,7 @@ pub struct SearchRequest {
 }
 
 /// Ranked chunks, best first, by the source that found them.
+#[expect(clippy::large_enum_variant, reason = "there is one of it for an answer, and the larger variant is the usual one")]
 pub enum Found {
     /// By the in-process index.
     Memory(Answer),
@@ -128,9 +129,9 @@ impl Knowledge {
         }
         self.load_in_background(BaseKey::of(ctx, knowledge_base_id), base.version);
         if let Some(filter) = &request.filter
-            && let Some(key) = store::search::find_unknown_key(&mut tx, &base, &filter.keys()).await?
+            && let Some(unknown) = store::search::find_unknown_key(&mut tx, &base, &filter.keys()).await?
         {
-            return Err(Error::invalid_field("filter", format!("no chunk has the metadata key \"{key}\"")));
+            return Err(search_error(SearchError::UnknownKey { key: unknown.key, known: unknown.known }));
         }
         let limit = 2 * request.top_k;
         let filter = request.filter.as_ref().map(Filter::to_json);

@@ -100,11 +100,6 @@ impl Database {
         self.url(self.service())
     }
 
-    /// As a superuser, whom row security does not hold.
-    pub fn superuser_url(&self) -> String {
-        self.url(SUPERUSER)
-    }
-
     fn url(&self, user: &str) -> String {
         let host = self.socket_dir.replace('/', "%2F");
         format!("postgres://{user}@{host}:{}/{}", self.port, self.name)
