@@ -7,18 +7,30 @@ use std::collections::BinaryHeap;
 
 /// A document that a list offers, named by its segment's place in the list searched and its number in the segment.
 ///
-/// Ordered best first: higher scores, then lower segments, then lower documents, so that ties never depend on chance.
+/// Ordered best first: higher scores, then lower chunk ids, so that ties depend neither on chance nor on how chunks came
+/// to be spread over segments.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Candidate {
     pub(crate) segment: u32,
     pub(crate) doc: u32,
     /// Higher is better; of the scale of the list.
     pub(crate) score: f32,
+    /// The chunk's id, big-endian; 0 where ties do not matter.
+    pub(crate) id: u128,
+}
+
+impl Candidate {
+    /// A document whose id stands in `ids`, those of its segment.
+    #[inline]
+    pub(crate) fn new(segment: u32, doc: u32, score: f32, ids: &[[u8; 16]]) -> Self {
+        Self { segment, doc, score, id: u128::from_be_bytes(ids[doc as usize]) }
+    }
 }
 
 impl Ord for Candidate {
     fn cmp(&self, other: &Self) -> Ordering {
-        other.score.total_cmp(&self.score).then((self.segment, self.doc).cmp(&(other.segment, other.doc)))
+        let by_place = (self.segment, self.doc).cmp(&(other.segment, other.doc));
+        other.score.total_cmp(&self.score).then(self.id.cmp(&other.id)).then(by_place)
     }
 }
 
@@ -98,24 +110,9 @@ impl Bits {
         bits
     }
 
-    /// The bits whose words are `words`, lowest bit first; `None` unless there are just as many words as `len` bits
-    /// need and no bit past `len` is set.
-    pub(crate) fn from_words(words: Vec<u64>, len: usize) -> Option<Self> {
-        let stray = match len % 64 {
-            0 => 0,
-            used => words.last().map_or(0, |last| last >> used),
-        };
-        (words.len() == len.div_ceil(64) && stray == 0).then_some(Self { words, len })
-    }
-
-    /// The words, lowest bit first, for a snapshot.
+    /// The words, lowest bit first.
     pub(crate) fn words(&self) -> &[u64] {
         &self.words
-    }
-
-    /// How many bits there are, set or not.
-    pub(crate) fn len(&self) -> usize {
-        self.len
     }
 
     /// Bytes on the heap.
@@ -149,11 +146,6 @@ impl Bits {
         self.words.iter().map(|word| word.count_ones() as usize).sum()
     }
 
-    /// Whether at least one bit is set.
-    pub(crate) fn any(&self) -> bool {
-        self.words.iter().any(|&word| word != 0)
-    }
-
     /// The set bits, ascending.
     pub(crate) fn iter_ones(&self) -> impl Iterator<Item = u32> + '_ {
         self.words.iter().enumerate().flat_map(|(index, &word)| {
@@ -181,14 +173,6 @@ impl Bits {
         assert_eq!(self.len, other.len);
         for (word, other) in self.words.iter_mut().zip(&other.words) {
             *word |= other;
-        }
-    }
-
-    /// Takes out the bits that `other` has. Both have the same length.
-    pub(crate) fn and_not(&mut self, other: &Self) {
-        assert_eq!(self.len, other.len);
-        for (word, other) in self.words.iter_mut().zip(&other.words) {
-            *word &= !other;
         }
     }
 
@@ -234,7 +218,7 @@ mod tests {
             bits.not();
             assert_eq!(bits, Bits::ones(len));
             bits.not();
-            assert!(!bits.any());
+            assert_eq!(bits, Bits::zeros(len));
         }
     }
 
@@ -253,29 +237,18 @@ mod tests {
         };
         assert_eq!(combine(Bits::and), set(&[2, 69]));
         assert_eq!(combine(Bits::or), set(&[1, 2, 3, 69]));
-        assert_eq!(combine(Bits::and_not), set(&[1]));
     }
 
     #[test]
-    fn takes_back_its_words_and_refuses_damaged_ones() {
-        let bits = Bits::ones(70);
-        assert_eq!(Bits::from_words(bits.words().to_vec(), 70), Some(bits));
-        assert_eq!(Bits::from_words(vec![0], 70), None, "too few words");
-        assert_eq!(Bits::from_words(vec![0, 0, 0], 70), None, "too many words");
-        assert_eq!(Bits::from_words(vec![0, 1 << 6], 70), None, "a bit past the end");
-        assert_eq!(Bits::from_words(vec![], 0), Some(Bits::zeros(0)));
-    }
-
-    #[test]
-    fn keeps_the_best_and_breaks_ties_by_place() {
-        let candidate = |segment, doc, score| Candidate { segment, doc, score };
+    fn keeps_the_best_and_breaks_ties_by_id() {
+        let candidate = |segment, doc, score| Candidate { segment, doc, score, id: u128::from(100 - doc) };
         let mut best = Best::new(3);
         assert_eq!(best.threshold(), f32::NEG_INFINITY);
         for (segment, doc, score) in [(1, 0, 0.5), (0, 9, 0.5), (0, 1, 0.1), (0, 3, 0.5), (0, 2, 0.9), (2, 2, 0.2)] {
             best.offer(candidate(segment, doc, score));
         }
         assert_eq!(best.threshold(), 0.5);
-        assert_eq!(best.into_sorted(), [candidate(0, 2, 0.9), candidate(0, 3, 0.5), candidate(0, 9, 0.5)]);
+        assert_eq!(best.into_sorted(), [candidate(0, 2, 0.9), candidate(0, 9, 0.5), candidate(0, 3, 0.5)]);
         let mut none = Best::new(0);
         none.offer(candidate(0, 0, 1.0));
         assert!(none.threshold() > 1.0 && none.into_sorted().is_empty());

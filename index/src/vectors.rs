@@ -112,6 +112,8 @@ pub(crate) struct VectorsView<'a> {
     pub(crate) vectors: &'a Vectors,
     /// The documents that count, all of them if `None`: neither deleted nor filtered out.
     pub(crate) live: Option<&'a Bits>,
+    /// The documents' chunk ids.
+    pub(crate) ids: &'a [[u8; 16]],
 }
 
 /// What searches looked at.
@@ -138,7 +140,7 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// The `k` live rows of the highest dot product with `query`, best first, ties by (segment, doc); fewer if there are
+/// The `k` live rows of the highest dot product with `query`, best first, ties by chunk id; fewer if there are
 /// fewer. Exactly those that scoring every row in f32 gives, and with the same scores.
 ///
 /// `query`: `[dimensions]`, finite; at unit length, with rows of unit length, scores are cosines, -1 to 1.
@@ -191,13 +193,14 @@ fn search_with(
     let score = |place: u32| {
         let segment = starts.partition_point(|&start| start <= place as usize) - 1;
         let doc = place - starts[segment] as u32;
-        Candidate { segment: segment as u32, doc, score: kernels::dot(query, segments[segment].vectors.row(doc)) }
+        let VectorsView { vectors, ids, .. } = segments[segment];
+        Candidate::new(segment as u32, doc, kernels::dot(query, vectors.row(doc)), ids)
     };
 
     // The rows of the `k` highest bounds make a first threshold …
     let mut seeds = Best::new(k);
     each_at_least(f32::MIN, upper, maxima, |bound, place| {
-        seeds.offer(Candidate { segment: 0, doc: place, score: bound });
+        seeds.offer(Candidate { segment: 0, doc: place, score: bound, id: 0 });
         seeds.threshold().max(f32::MIN)
     });
     let seeds = seeds.into_sorted();
@@ -305,7 +308,7 @@ mod tests {
             for doc in 0..segment.vectors.len() as u32 {
                 if segment.live.is_none_or(|live| live.get(doc)) {
                     let score = kernels::dot(query, segment.vectors.row(doc));
-                    all.push(Candidate { segment: at as u32, doc, score });
+                    all.push(Candidate::new(at as u32, doc, score, segment.ids));
                 }
             }
         }
@@ -335,7 +338,9 @@ mod tests {
         (0..rows.len() as u32).for_each(|at| _ = most.set(at, rng.random_bool(0.9)));
         (0..rows.len() as u32).for_each(|at| _ = few.set(at, rng.random_bool(0.03)));
         (0..left.len() as u32).for_each(|at| _ = some.set(at, rng.random_bool(0.3)));
-        let view = |vectors, live| VectorsView { vectors, live };
+        // Ids run against the order of documents, and to both segments alike.
+        let ids: Vec<[u8; 16]> = (0..rows.len() as u128).rev().map(u128::to_be_bytes).collect();
+        let view = |vectors, live| VectorsView { vectors, live, ids: &ids };
         for query in queries {
             check(&[view(&whole, None)], query);
             check(&[view(&whole, Some(&most))], query);
@@ -419,7 +424,8 @@ mod tests {
         assert_eq!(refused(2, vec![0.0, 1.0, f32::NAN, 1.0]), VectorsError::NotFinite { row: 1 });
         let none = Vectors::build(3, vec![]).unwrap();
         assert!(
-            search(&[VectorsView { vectors: &none, live: None }], &[1.0; 3], 5, &mut Visited::default()).is_empty()
+            search(&[VectorsView { vectors: &none, live: None, ids: &[] }], &[1.0; 3], 5, &mut Visited::default())
+                .is_empty()
         );
         assert!(search(&[], &[1.0; 3], 5, &mut Visited::default()).is_empty());
     }

@@ -6,16 +6,15 @@
 //! and lengths summed over fields by weight. N, df and average count live documents of all segments, exactly, so a score
 //! does not depend on how documents are spread over segments, nor on those that are gone.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
-use thiserror::Error;
 
 use crate::analyze::Analyzer;
 use crate::bits::{Best, Bits, Candidate};
 use crate::kernels::{self, BLOCK};
+use crate::sections::{LoadError, SectionReader, SectionWriter};
 
 /// How soon more occurrences of a term stop to matter. 1.2 and 0.75 are the defaults of Lucene, and of the survey by
 /// Robertson and Zaragoza, "The Probabilistic Relevance Framework", 2009, section 3.5.
@@ -53,7 +52,7 @@ impl WordsDoc<'_> {
 }
 
 /// The words of a segment's documents: never changed once built.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Words {
     /// Terms, in order of their bytes, one after the other.
     text: String,
@@ -68,21 +67,6 @@ pub(crate) struct Words {
     /// Term + 1 at the place that its hash says or the next free one, 0 where free; a power of two, at most half full.
     slots: Vec<u32>,
 }
-
-/// What a snapshot keeps of [`Words`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct WordsParts<'a> {
-    pub(crate) text: Cow<'a, [u8]>,
-    pub(crate) term_starts: Cow<'a, [u32]>,
-    pub(crate) posting_starts: Cow<'a, [u32]>,
-    pub(crate) postings: Cow<'a, [u32]>,
-    pub(crate) lengths: Cow<'a, [u32]>,
-}
-
-/// Parts that are none of [`Words`]: a snapshot is damaged.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error("damaged words: {0}")]
-pub(crate) struct WordsDamage(&'static str);
 
 impl Words {
     /// Indexes `docs`, numbered in their order, at most [`DOCS_MAX`].
@@ -142,25 +126,19 @@ impl Words {
         Self::new(terms.iter().map(|(term, _)| &**term), posting_starts, postings, lengths)
     }
 
-    /// The live documents of several segments as one, numbered in order of segments, then of documents: what
-    /// [`Words::build`] gives for them, at a hundredth of its cost.
-    pub(crate) fn merge(sources: &[(&Self, &Bits)]) -> Self {
-        let mut lengths = Vec::new();
-        // New number of each source's documents; `u32::MAX` for those that are gone.
-        let numbers: Vec<Vec<u32>> = sources
-            .iter()
-            .map(|(words, live)| {
-                let number = |doc: usize| {
-                    if !live.get(doc as u32) {
-                        return u32::MAX;
-                    }
-                    lengths.push(words.lengths[doc]);
-                    lengths.len() as u32 - 1
-                };
-                (0..words.len()).map(number).collect()
-            })
-            .collect();
-        assert!(lengths.len() <= DOCS_MAX, "{} documents in a segment", lengths.len());
+    /// The documents of several segments as one: what [`Words::build`] gives for them, at a hundredth of its cost. For
+    /// each source there is the new number of each of its documents, `None` for one that is left out; together they are
+    /// the numbers from 0 to `len`, each once, and `len` is at most [`DOCS_MAX`].
+    pub(crate) fn merge(sources: &[(&Self, &[Option<u32>])], len: usize) -> Self {
+        assert!(len <= DOCS_MAX, "{len} documents in a segment");
+        let mut lengths = vec![0_u32; len];
+        for (words, numbers) in sources {
+            for (number, length) in numbers.iter().zip(&words.lengths) {
+                if let Some(number) = number {
+                    lengths[*number as usize] = *length;
+                }
+            }
+        }
 
         let mut all: Vec<(&str, u32, u32)> = Vec::new();
         for (source, (words, _)) in sources.iter().enumerate() {
@@ -174,13 +152,15 @@ impl Words {
         for same in all.chunk_by(|left, right| left.0 == right.0) {
             let before = postings.len();
             for &(_, source, term) in same {
-                let numbers = &numbers[source as usize];
-                for &posting in sources[source as usize].0.postings(term) {
-                    let number = numbers[(posting >> FREQUENCY_BITS) as usize];
-                    if number != u32::MAX {
-                        postings.push(number << FREQUENCY_BITS | posting & FREQUENCY_MAX);
-                    }
-                }
+                let (words, numbers) = sources[source as usize];
+                postings.extend(words.postings(term).iter().filter_map(|posting| {
+                    let number = numbers[(posting >> FREQUENCY_BITS) as usize]?;
+                    Some(number << FREQUENCY_BITS | posting & FREQUENCY_MAX)
+                }));
+            }
+            // Sources may interleave, though they seldom do.
+            if !postings[before..].is_sorted() {
+                postings[before..].sort_unstable();
             }
             if postings.len() > before {
                 terms.push(same[0].0);
@@ -233,26 +213,26 @@ impl Words {
         self.text.capacity() + numbers.iter().map(|numbers| numbers.capacity() * size_of::<u32>()).sum::<usize>()
     }
 
-    /// What to keep in a snapshot.
-    pub(crate) fn parts(&self) -> WordsParts<'_> {
-        WordsParts {
-            text: self.text.as_bytes().into(),
-            term_starts: self.term_starts.as_slice().into(),
-            posting_starts: self.posting_starts.as_slice().into(),
-            postings: self.postings.as_slice().into(),
-            lengths: self.lengths.as_slice().into(),
-        }
+    /// Bytes of distinct terms, and postings: neither may be more than `u32` counts in one segment.
+    pub(crate) fn sizes(&self) -> [usize; 2] {
+        [self.text.len(), self.postings.len()]
     }
 
-    /// Takes back what [`Words::parts`] gave. About 2 ns a posting and 50 ns a term.
-    ///
-    /// # Errors
-    /// Whatever a search could stumble over is refused.
-    pub(crate) fn from_parts(parts: WordsParts<'_>) -> Result<Self, WordsDamage> {
-        let check = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(WordsDamage(what)) };
-        let text = String::from_utf8(parts.text.into_owned()).map_err(|_| WordsDamage("terms are no UTF-8"))?;
-        let [term_starts, posting_starts, postings, lengths] =
-            [parts.term_starts, parts.posting_starts, parts.postings, parts.lengths].map(Cow::into_owned);
+    pub(crate) fn save<'a>(&'a self, out: &mut SectionWriter<'a>) {
+        out.put(self.text.as_bytes());
+        out.put(&self.term_starts);
+        out.put(&self.posting_starts);
+        out.put(&self.postings);
+        out.put(&self.lengths);
+    }
+
+    /// Takes back what [`Words::save`] put, about 2 ns a posting and 50 ns a term; refuses whatever a search could stumble
+    /// over.
+    pub(crate) fn load(from: &mut SectionReader<'_>) -> Result<Self, LoadError> {
+        let check = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(LoadError::Damaged(what)) };
+        let text = String::from_utf8(from.take()?).map_err(|_| LoadError::Damaged("terms are not UTF-8"))?;
+        let (term_starts, posting_starts) = (from.take()?, from.take()?);
+        let (postings, lengths): (Vec<u32>, Vec<u32>) = (from.take()?, from.take()?);
         check(lengths.len() <= DOCS_MAX, "too many documents")?;
         check(term_starts.len() == posting_starts.len(), "terms and postings differ in number")?;
         check(starts_of(&term_starts, text.len()), "terms overlap or leave gaps")?;
@@ -366,12 +346,14 @@ pub(crate) struct WordsView<'a> {
     pub(crate) counts: &'a WordsLive,
     /// The documents that may be found, all of them if `None`: neither deleted nor filtered out.
     pub(crate) live: Option<&'a Bits>,
+    /// The documents' chunk ids.
+    pub(crate) ids: &'a [[u8; 16]],
 }
 
 /// What a search by words found.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Found {
-    /// Best first, ties by (segment, doc). Only documents with at least one of the question's terms; scores are above 0.
+    /// Best first, ties by chunk id. Only documents with at least one of the question's terms; scores are above 0.
     pub(crate) candidates: Vec<Candidate>,
     /// What no score reaches: that of a document with each term of the question without end. A score divided by it says
     /// how much of the question a document covers, 0 to 1, and compares between questions.
@@ -462,11 +444,12 @@ fn search_with(
             *touched = false;
             let scores = &mut scores[block * BLOCK..][..BLOCK];
             let threshold = best.threshold();
-            if scores.iter().any(|&score| score > threshold) {
+            if scores.iter().any(|&score| score >= threshold) {
                 let live = segment.live.map_or(u64::MAX, |live| live.words()[block]);
                 for (bit, &score) in scores.iter().enumerate() {
-                    if score > 0.0 && live >> bit & 1 == 1 {
-                        best.offer(Candidate { segment: at as u32, doc: (block * BLOCK + bit) as u32, score });
+                    if score > 0.0 && score >= threshold && live >> bit & 1 == 1 {
+                        let doc = (block * BLOCK + bit) as u32;
+                        best.offer(Candidate::new(at as u32, doc, score, segment.ids));
                     }
                 }
             }
@@ -561,6 +544,26 @@ mod tests {
         Words::build(ANALYZER, &texts.iter().map(doc).collect::<Vec<_>>())
     }
 
+    /// Ids of any segment's documents. They run against the order of documents.
+    fn ids() -> Vec<[u8; 16]> {
+        (0..400_u128).rev().map(u128::to_be_bytes).collect()
+    }
+
+    /// What comes back of a snapshot.
+    fn saved_and_loaded(words: &Words) -> Result<Words, LoadError> {
+        let mut out = SectionWriter::default();
+        words.save(&mut out);
+        loaded(&out)
+    }
+
+    fn loaded(out: &SectionWriter<'_>) -> Result<Words, LoadError> {
+        let (head, seal) = out.head();
+        let mut file = Vec::new();
+        out.write_to(&head, &mut file).unwrap();
+        let mut file = file.as_slice();
+        Words::load(&mut SectionReader::open(&mut file, seal).unwrap())
+    }
+
     /// A segment as a test knows it: texts, which are not deleted, which a filter keeps.
     struct Segment {
         texts: Vec<Text>,
@@ -618,7 +621,7 @@ mod tests {
                 }
             }
             if score > 0.0 {
-                found.push(Candidate { segment: doc.segment, doc: doc.doc, score });
+                found.push(Candidate::new(doc.segment, doc.doc, score, &ids()));
             }
         }
         found.sort();
@@ -651,13 +654,14 @@ mod tests {
                 live
             })
             .collect();
+        let ids = ids();
         let views: Vec<WordsView<'_>> = words
             .iter()
             .zip(&counts)
             .zip(&live)
             .map(|((words, counts), live)| {
                 let live = (live.count() < words.len()).then_some(live);
-                WordsView { words, counts, live }
+                WordsView { words, counts, live, ids: &ids }
             })
             .collect();
         for question in questions {
@@ -720,9 +724,10 @@ mod tests {
         let alive = chosen(rng, texts.len(), 0.7);
         let question = words(rng, 8);
         let survivors: Vec<Text> = alive.iter_ones().map(|doc| texts[doc as usize].clone()).collect();
+        let ids = ids();
         let scores = |segments: &[(&Words, &WordsLive, Option<&Bits>)]| {
             let views: Vec<WordsView<'_>> =
-                segments.iter().map(|&(words, counts, live)| WordsView { words, counts, live }).collect();
+                segments.iter().map(|&(words, counts, live)| WordsView { words, counts, live, ids: &ids }).collect();
             let found = search(ANALYZER, &views, &question, 1_000);
             (found.ceiling, found.candidates.iter().map(|candidate| candidate.score).collect::<Vec<_>>())
         };
@@ -745,11 +750,27 @@ mod tests {
             .chain([(texts(rng, 5), Bits::zeros(5))])
             .collect();
         let built: Vec<Words> = sources.iter().map(|(texts, _)| build(texts)).collect();
-        let merged = Words::merge(&built.iter().zip(sources.iter().map(|(_, live)| live)).collect::<Vec<_>>());
-        let survivors: Vec<Text> =
-            sources.iter().flat_map(|(texts, live)| live.iter_ones().map(|doc| texts[doc as usize].clone())).collect();
-        assert_eq!(merged.parts(), build(&survivors).parts());
-        assert_eq!(Words::merge(&[]).len(), 0);
+        // Numbered from the last source to the first, and then alternately.
+        let merged = |places: &[(usize, u32)]| {
+            let mut numbers: Vec<Vec<Option<u32>>> = sources.iter().map(|(texts, _)| vec![None; texts.len()]).collect();
+            for ((source, doc), number) in places.iter().zip(0..) {
+                numbers[*source][*doc as usize] = Some(number);
+            }
+            let sources: Vec<_> =
+                built.iter().zip(&numbers).map(|(words, numbers)| (words, numbers.as_slice())).collect();
+            Words::merge(&sources, places.len())
+        };
+        let in_order: Vec<(usize, u32)> = (sources.iter().enumerate().rev())
+            .flat_map(|(source, (_, live))| live.iter_ones().map(move |doc| (source, doc)))
+            .collect();
+        let (left, right) = in_order.split_at(in_order.len() / 2);
+        let alternating = right.iter().zip(left).flat_map(|(right, left)| [*right, *left]).collect();
+        for places in [in_order.clone(), alternating] {
+            let survivors: Vec<Text> =
+                places.iter().map(|(source, doc)| sources[*source].0[*doc as usize].clone()).collect();
+            assert_eq!(merged(&places), build(&survivors));
+        }
+        assert_eq!(Words::merge(&[], 0).len(), 0);
     }
 
     #[test]
@@ -763,7 +784,8 @@ mod tests {
             text("", "vacuum", &format!("vacuum {filler}")),
         ]);
         let counts = WordsLive::all(&words);
-        let found = search(ANALYZER, &[WordsView { words: &words, counts: &counts, live: None }], "Vacuuming", 10);
+        let found =
+            search(ANALYZER, &[WordsView { words: &words, counts: &counts, live: None, ids: &ids() }], "Vacuuming", 10);
         let order: Vec<u32> = found.candidates.iter().map(|candidate| candidate.doc).collect();
         assert_eq!(order, [3, 1, 0]);
         assert_eq!((found.terms, found.postings), (1, 3));
@@ -780,53 +802,55 @@ mod tests {
     fn nothing_is_found_in_nothing() {
         let none = build(&[]);
         let counts = WordsLive::all(&none);
-        let view = WordsView { words: &none, counts: &counts, live: None };
+        let view = WordsView { words: &none, counts: &counts, live: None, ids: &[] };
         assert!(search(ANALYZER, &[], "word", 5).candidates.is_empty());
         assert!(search(ANALYZER, &[view], "word", 5).candidates.is_empty());
         // All dead: no average to divide by.
         let words = build(&[["", "", "word"].map(str::to_owned)]);
         let dead = Bits::zeros(1);
         let counts = WordsLive::recount(&words, &dead);
-        let view = WordsView { words: &words, counts: &counts, live: Some(&dead) };
+        let view = WordsView { words: &words, counts: &counts, live: Some(&dead), ids: &[[0; 16]] };
         assert!(search(ANALYZER, &[view], "word", 5).candidates.is_empty());
     }
 
     #[test]
-    fn takes_back_its_parts_and_refuses_damaged_ones() {
-        let words = build(&texts(&mut StdRng::seed_from_u64(4), 40));
-        let back = Words::from_parts(words.parts()).unwrap();
-        assert_eq!(back.parts(), words.parts());
-        assert_eq!(back.slots, words.slots);
-        assert_eq!(Words::from_parts(build(&[]).parts()).unwrap().len(), 0);
+    fn takes_back_what_was_saved_and_refuses_what_is_damaged() {
+        let words = || build(&texts(&mut StdRng::seed_from_u64(4), 40));
+        assert_eq!(saved_and_loaded(&words()).unwrap(), words());
+        assert_eq!(saved_and_loaded(&build(&[])).unwrap().len(), 0);
 
-        let refused = |what: &str, damage: fn(&mut WordsParts<'_>)| {
-            let mut parts = words.parts();
-            damage(&mut parts);
-            assert_eq!(Words::from_parts(parts).unwrap_err().0, what);
+        let told = |outcome: Result<Words, LoadError>| match outcome {
+            Err(LoadError::Damaged(what)) => what,
+            other => panic!("{other:?}"),
         };
-        refused("terms are no UTF-8", |parts| parts.text.to_mut()[0] = 0xff);
-        refused("terms are out of order", |parts| parts.text.to_mut()[0] = b'~');
-        refused("terms overlap or leave gaps", |parts| parts.term_starts.to_mut()[1] = u32::MAX);
-        refused("terms overlap or leave gaps", |parts| parts.term_starts.to_mut()[0] = 1);
-        refused("terms overlap or leave gaps", |parts| _ = parts.text.to_mut().pop());
-        refused("terms overlap or leave gaps", |parts| {
-            parts.term_starts.to_mut().clear();
-            parts.posting_starts.to_mut().clear();
+        let refused = |what: &str, damage: fn(&mut Words)| {
+            let mut words = words();
+            damage(&mut words);
+            assert_eq!(told(saved_and_loaded(&words)), what);
+        };
+        refused("terms are out of order", |words| words.text.replace_range(..1, "~"));
+        refused("terms overlap or leave gaps", |words| words.term_starts[1] = u32::MAX);
+        refused("terms overlap or leave gaps", |words| words.term_starts[0] = 1);
+        refused("terms overlap or leave gaps", |words| _ = words.text.pop());
+        refused("terms overlap or leave gaps", |words| {
+            words.term_starts.clear();
+            words.posting_starts.clear();
         });
-        refused("terms and postings differ in number", |parts| _ = parts.posting_starts.to_mut().pop());
-        refused("postings overlap or leave gaps", |parts| _ = parts.postings.to_mut().pop());
-        refused("a posting of no document", |parts| _ = parts.lengths.to_mut().drain(1..));
-        refused("a posting of no document", |parts| parts.posting_starts.to_mut()[1] = 0);
-        refused("a posting of no occurrence", |parts| parts.postings.to_mut()[0] &= !FREQUENCY_MAX);
-        refused("postings are out of order", |parts| {
-            let starts = parts.posting_starts.to_vec();
-            let many = starts.windows(2).find(|pair| pair[1] - pair[0] > 1).unwrap()[0] as usize;
-            parts.postings.to_mut().swap(many, many + 1);
+        refused("terms and postings differ in number", |words| _ = words.posting_starts.pop());
+        refused("postings overlap or leave gaps", |words| _ = words.postings.pop());
+        refused("a posting of no document", |words| _ = words.lengths.drain(1..));
+        refused("a posting of no document", |words| words.posting_starts[1] = 0);
+        refused("a posting of no occurrence", |words| words.postings[0] &= !FREQUENCY_MAX);
+        refused("postings are out of order", |words| {
+            let many = words.posting_starts.windows(2).find(|pair| pair[1] - pair[0] > 1).unwrap()[0] as usize;
+            words.postings.swap(many, many + 1);
         });
-        let accents = build(&[["", "", "é"].map(str::to_owned)]);
-        let mut parts = accents.parts();
-        parts.term_starts = vec![0, 1, 2].into();
-        parts.posting_starts = vec![0, 1, 1].into();
-        assert_eq!(Words::from_parts(parts).unwrap_err().0, "a term cuts a character");
+        let mut accents = build(&[["", "", "é"].map(str::to_owned)]);
+        accents.term_starts = vec![0, 1, 2];
+        accents.posting_starts = vec![0, 1, 1];
+        assert_eq!(told(saved_and_loaded(&accents)), "a term cuts a character");
+        let mut out = SectionWriter::default();
+        out.put(&[0xff_u8]);
+        assert_eq!(told(loaded(&out)), "terms are not UTF-8");
     }
 }
