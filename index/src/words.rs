@@ -458,12 +458,19 @@ fn search_with(
                 let mut ahead = best.clone();
                 scores.offer(at, segment, &mut ahead);
                 if ahead.threshold() > reach {
-                    threshold = Some(ahead.threshold());
+                    // More than these are not worth to be looked up.
+                    let limit = postings.len() / LOOK_UP_COST;
                     contenders.clear();
-                    scores.each_at_least(ahead.threshold() - reach, segment.live, |doc, _| contenders.push(doc));
+                    scores.each_at_least(ahead.threshold() - reach, segment.live, |doc, least| {
+                        contenders.push(doc);
+                        if contenders.len() > limit {
+                            *least = f32::INFINITY;
+                        }
+                    });
+                    threshold = (contenders.len() <= limit).then(|| ahead.threshold());
                 }
             }
-            let postings = if threshold.is_some() && contenders.len() < postings.len() / LOOK_UP_COST {
+            let postings = if threshold.is_some() && contenders.len() <= postings.len() / LOOK_UP_COST {
                 choose(contenders, postings, chosen);
                 chosen.as_slice()
             } else {
