@@ -6,7 +6,7 @@
 use multiversion::multiversion;
 
 /// Rows of codes, and the query's, are padded with zeros to a multiple of this.
-pub(crate) const CODE_LANES: usize = 32;
+pub(crate) const CODE_LANES: usize = 64;
 
 /// How many rows share one entry of `maxima` in [`scan`], and one word of a bitset.
 pub(crate) const BLOCK: usize = 64;
@@ -70,8 +70,8 @@ fn scan_any(
         let kept = keep.map_or(u64::MAX, |words| words[block]);
         // Reading a row costs as much as four that are read in sequence.
         if kept.count_ones() as usize * 4 > BLOCK {
-            for ((codes, row), upper) in codes.chunks_exact(stride).zip(rows).zip(upper.iter_mut()) {
-                *upper = bound(codes, *row, query);
+            for at in 0..rows.len() {
+                upper[at] = bound(&codes[at * stride..][..stride], rows[at], query);
             }
             if kept != u64::MAX {
                 for (at, upper) in upper.iter_mut().enumerate() {
@@ -98,11 +98,11 @@ fn bound(codes: &[i8], row: RowScale, query: ScanQuery<'_>) -> f32 {
 
 #[inline(always)]
 fn dot_codes_any(row: &[i8], query: &[i16]) -> i32 {
+    let length = row.len().min(query.len());
+    let (row, query) = (&row[..length], &query[..length]);
     let mut sum = 0_i32;
-    for (row, query) in row.chunks_exact(CODE_LANES).zip(query.chunks_exact(CODE_LANES)) {
-        for (&code, &with) in row.iter().zip(query) {
-            sum += i32::from(code) * i32::from(with);
-        }
+    for at in 0..length {
+        sum += i32::from(row[at]) * i32::from(query[at]);
     }
     sum
 }
