@@ -591,11 +591,7 @@ impl Reader {
                     table.end_row();
                 }
             }
-            Kind::Table => {
-                if !frame.flags.has(Flags::LAYOUT) {
-                    self.end_table(frame.flags);
-                }
-            }
+            Kind::Table if !frame.flags.has(Flags::LAYOUT) => self.end_table(frame.flags),
             _ => {}
         }
         let note_ends = frame.flags.has(Flags::ADMONITION) && !self.top().flags.has(Flags::ADMONITION);
