@@ -34,11 +34,18 @@ pub enum Error {
         /// The fields at fault; empty where the whole body is (not JSON, not UTF-8).
         fields: Vec<InvalidField>,
     },
-    /// The body has a media type or coding that this route does not take.
+    /// The body has a media type that this route does not take.
     UnsupportedMediaType {
         /// What it is and what would be taken.
         detail: String,
     },
+    /// The body has a content coding that this server does not know, or more than one.
+    UnsupportedCoding {
+        /// What it is and what would be taken.
+        detail: String,
+    },
+    /// The client refuses every form that an answer could have.
+    NotAcceptable,
     /// The state of the thing forbids it: a name taken, a change under way.
     Conflict {
         /// What is in the way.
@@ -99,6 +106,8 @@ impl Error {
             Self::MethodNotAllowed { .. }     => p(405, "method_not_allowed",     "Method not allowed"),
             Self::Invalid { .. }              => p(400, "invalid",                "Invalid request"),
             Self::UnsupportedMediaType { .. } => p(415, "unsupported_media_type", "Unsupported media type"),
+            Self::UnsupportedCoding { .. }    => p(415, "unsupported_coding",     "Unsupported content coding"),
+            Self::NotAcceptable               => p(406, "not_acceptable",         "Not acceptable"),
             Self::Conflict { .. }             => p(409, "conflict",               "Conflict"),
             Self::Unauthenticated             => p(401, "unauthenticated",        "Unauthenticated"),
             Self::Forbidden { .. }            => p(403, "forbidden",              "Forbidden"),
@@ -119,8 +128,12 @@ impl Error {
             Self::MethodNotAllowed { allow } => format!("This path takes {allow}."),
             Self::Invalid { detail, .. }
             | Self::UnsupportedMediaType { detail }
+            | Self::UnsupportedCoding { detail }
             | Self::Conflict { detail }
             | Self::Forbidden { detail } => detail.clone(),
+            Self::NotAcceptable => {
+                "`Accept-Encoding` refuses the plain form and names none of br, gzip and deflate.".into()
+            }
             Self::Unauthenticated => {
                 "Send an API key as `Authorization: Bearer tt_…`; this one is missing, unknown, expired or revoked."
                     .into()

@@ -2,6 +2,32 @@
 
 #![deny(unsafe_code)]
 
+mod analyze;
+mod bits;
 mod chunk;
+mod columns;
+mod encoder;
+mod filter;
+pub mod fuse;
+mod index;
+mod kernels;
+mod payload;
+mod search;
+mod sections;
+mod segment;
+mod snapshot;
+mod strings;
+mod vectors;
+mod words;
 
+pub use analyze::Analyzer;
 pub use chunk::{Batch, Chunk};
+pub use encoder::{Encoder, EncoderError};
+pub use filter::{FILTER_DEPTH_MAX, FILTER_LEAVES_MAX, FILTER_VALUES_MAX, Filter, FilterError};
+pub use fuse::Fusion;
+pub use index::{ApplyError, Index, Settings};
+pub use search::{
+    Answer, AnswerExplain, FilterExplain, FusionExplain, Hit, HitExplain, KeywordExplain, ListPlace, Mode, Query,
+    SearchError, SemanticExplain, Timings,
+};
+pub use snapshot::{RestoreError, SnapshotError, verify_snapshot};

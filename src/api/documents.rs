@@ -40,8 +40,10 @@ pub struct DocumentJson {
     #[serde(default)]
     content_type: Option<String>,
     /// Shown with hits and searched; the document's own if nothing is said.
+    #[schema(max_length = 1_000)]
     title: Option<String>,
     /// Where people can read it.
+    #[schema(max_length = 4_096)]
     source_url: Option<String>,
     /// What filters can ask about.
     #[serde(default)]
@@ -230,5 +232,59 @@ fn receipt_view(external_id: String, receipt: &Receipt) -> ReceiptView {
         chunks: receipt.chunks,
         version: receipt.version,
         content_sha256: hex::encode(receipt.content_sha256),
+    }
+}
+
+pub(super) mod docs_of {
+    use super::{
+        super::{
+            lists,
+            openapi::{Docs, Gives, QueryKind, QueryParameter},
+        },
+        ChunkView, DeletionView, DocumentJson, DocumentView, ReceiptView,
+    };
+    use crate::error::Error;
+
+    const fn text(name: &'static str, about: &'static str) -> QueryParameter {
+        QueryParameter { name, about, kind: QueryKind::Text }
+    }
+
+    const PUT_QUERY: &[QueryParameter] = &[
+        text("title", "Title, if the body is the document as it is."),
+        text("source_url", "Where people can read it, if the body is the document as it is."),
+        text("metadata", "A JSON object that filters can ask about, if the body is the document as it is."),
+    ];
+
+    pub(in crate::api) fn put_document() -> Docs {
+        let about = "The body is the document as it is, or JSON that has its text. Putting the very same again changes \
+                     nothing; anything else replaces all its chunks at once.";
+        Docs::new("Put a document", Gives::json::<ReceiptView>(200, "What became of it; it is committed."))
+            .about(about)
+            .query(PUT_QUERY)
+            .takes_json::<DocumentJson>()
+            .takes("text/html")
+            .takes("text/markdown")
+            .takes("text/plain")
+            .takes("application/pdf")
+            .fails(Error::Conflict { detail: String::new() })
+    }
+
+    pub(in crate::api) fn list_documents() -> Docs {
+        let gives = Gives::page::<DocumentView>("A page, by external id.");
+        Docs::new("List documents", gives).query(lists::QUERY)
+    }
+
+    pub(in crate::api) fn get_document() -> Docs {
+        Docs::new("Read a document", Gives::json::<DocumentView>(200, "The document, without its text."))
+    }
+
+    pub(in crate::api) fn delete_document() -> Docs {
+        let gives = Gives::json::<DeletionView>(200, "It is gone, and so are its chunks.");
+        Docs::new("Delete a document", gives)
+    }
+
+    pub(in crate::api) fn list_chunks() -> Docs {
+        let gives = Gives::page::<ChunkView>("A page, in the document's order.");
+        Docs::new("List the chunks of a document", gives).query(lists::QUERY)
     }
 }

@@ -29,6 +29,7 @@ const TOP_K_DEFAULT: usize = 5;
 #[serde(deny_unknown_fields)]
 pub struct KnowledgeBaseDraft {
     /// Unique within the tenant, 1 to 200 characters.
+    #[schema(min_length = 1, max_length = 200)]
     name: String,
 }
 
@@ -104,14 +105,17 @@ pub async fn delete_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result
 #[serde(deny_unknown_fields)]
 pub struct SearchDraft {
     /// The question, 1 to 8,192 bytes.
+    #[schema(min_length = 1, max_length = 8_192)]
     query: String,
     /// Hits wanted, 1 to 100; 5 if nothing is said.
     #[serde(default = "top_k_default")]
+    #[schema(minimum = 1, maximum = 100, default = 5)]
     top_k: usize,
     /// Which lists are asked: words, meaning, or both.
     #[serde(default)]
     mode: ModeDraft,
     /// Which chunks may be found: `{"type": "eq", "key": "lang", "value": "en"}`, compounds with `and`, `or`, `not`.
+    #[schema(value_type = Option<Object>)]
     filter: Option<serde_json::Value>,
     /// The answer must hold everything up to this version, as a write returned it.
     min_version: Option<u64>,
@@ -207,7 +211,10 @@ pub async fn search_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result
 
 fn search_request(draft: SearchDraft) -> Result<SearchRequest, Error> {
     if draft.query.trim().is_empty() || draft.query.len() > QUERY_BYTES_MAX {
-        return Err(Error::invalid_field("query", format!("must have 1 to {QUERY_BYTES_MAX} bytes that are not all blank")));
+        return Err(Error::invalid_field(
+            "query",
+            format!("must have 1 to {QUERY_BYTES_MAX} bytes that are not all blank"),
+        ));
     }
     if !(1..=TOP_K_MAX).contains(&draft.top_k) {
         return Err(Error::invalid_field("top_k", format!("must be 1 to {TOP_K_MAX}")));
@@ -297,4 +304,46 @@ fn search_view(id: KnowledgeBaseId, found: &Found, took_us: u64) -> Result<Searc
 pub(super) fn knowledge_base_id(req: &Request) -> Result<KnowledgeBaseId, Error> {
     // An id that is none names nothing that could be there.
     req.path_uuid("knowledge_base_id").map(KnowledgeBaseId).ok_or(Error::NotFound { what: "knowledge base" })
+}
+
+pub(super) mod docs_of {
+    use super::{
+        super::{
+            lists,
+            openapi::{Docs, Gives},
+        },
+        KnowledgeBaseDraft, KnowledgeBaseView, SearchDraft, SearchView,
+    };
+    use crate::error::Error;
+
+    pub(in crate::api) fn create_knowledge_base() -> Docs {
+        let gives = Gives::json::<KnowledgeBaseView>(201, "The knowledge base, still empty.");
+        Docs::new("Create a knowledge base", gives)
+            .about("Its chunks are encoded by the encoder that the server has now.")
+            .takes_json::<KnowledgeBaseDraft>()
+            .fails(Error::Conflict { detail: String::new() })
+    }
+
+    pub(in crate::api) fn list_knowledge_bases() -> Docs {
+        let gives = Gives::page::<KnowledgeBaseView>("A page, newest first.");
+        Docs::new("List knowledge bases", gives).query(lists::QUERY)
+    }
+
+    pub(in crate::api) fn get_knowledge_base() -> Docs {
+        Docs::new("Read a knowledge base", Gives::json::<KnowledgeBaseView>(200, "The knowledge base."))
+    }
+
+    pub(in crate::api) fn delete_knowledge_base() -> Docs {
+        Docs::new("Delete a knowledge base with its documents", Gives::nothing(204, "It is gone."))
+    }
+
+    pub(in crate::api) fn search_knowledge_base() -> Docs {
+        let about = "By words, by meaning, or by both, fused. With `min_version`, as a write returned it, the answer holds \
+                     that write.";
+        let gives = Gives::json::<SearchView<'_>>(200, "The chunks that answer best, best first.");
+        Docs::new("Search a knowledge base", gives)
+            .about(about)
+            .takes_json::<SearchDraft>()
+            .fails(Error::Conflict { detail: String::new() })
+    }
 }

@@ -2,7 +2,9 @@
 //! depth.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use super::openapi::{QueryKind, QueryParameter};
 use crate::{
     error::Error,
     http::{Request, Response, respond as answer},
@@ -16,14 +18,36 @@ const LIMIT_MAX: u64 = 100;
 /// Deepest offset: past it a cursor is the way.
 const OFFSET_MAX: u64 = 100_000;
 
+/// What the query string of a list may have.
+pub const QUERY: &[QueryParameter] = &[
+    QueryParameter {
+        name: "limit",
+        about: "Most items of the page; 50 if nothing is said.",
+        kind: QueryKind::Number { min: 1, max: LIMIT_MAX },
+    },
+    QueryParameter {
+        name: "offset",
+        about: "Items to pass over. The answer has a `total`. Not with `cursor`.",
+        kind: QueryKind::Number { min: 0, max: OFFSET_MAX },
+    },
+    QueryParameter {
+        name: "cursor",
+        about: "`next_cursor` of the page before: as fast at any depth, and without a `total`.",
+        kind: QueryKind::Text,
+    },
+];
+
 /// A page as clients see it.
-#[derive(Debug, Serialize)]
-struct PageView<T> {
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PageView<T> {
+    /// What was asked for, in the list's order.
     items: Vec<T>,
     /// How many there are in all; only with `offset`, since a cursor does not count.
     #[serde(skip_serializing_if = "Option::is_none")]
     total: Option<u64>,
+    /// The limit that was applied.
     limit: u64,
+    /// The offset that was applied, if the page was found by one.
     #[serde(skip_serializing_if = "Option::is_none")]
     offset: Option<u64>,
     /// Give this as `cursor` for the next page; none on the last.

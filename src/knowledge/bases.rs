@@ -4,7 +4,11 @@ use super::{BaseKey, Knowledge, loaded::Readiness};
 use crate::{
     ctx::{Ctx, KnowledgeBaseId},
     error::Error,
-    store::{self, knowledge_bases::KnowledgeBaseRow, page::{Page, PageRequest}},
+    store::{
+        self,
+        knowledge_bases::KnowledgeBaseRow,
+        page::{Page, PageRequest},
+    },
 };
 
 /// A knowledge base and how far this process has it.
@@ -65,7 +69,7 @@ impl Knowledge {
             return Err(Error::NotFound { what: "knowledge base" });
         }
         if let Some(base) = self.loaded.find(BaseKey::of(ctx, id)) {
-            base.withdraw(false);
+            base.withdraw(Readiness::NotLoaded);
             base.wake(0);
         }
         Ok(())

@@ -66,7 +66,7 @@ pub struct Base {
     index: ArcSwapOption<Index>,
     version: watch::Sender<u64>,
     wake: Notify,
-    does_not_fit: std::sync::atomic::AtomicBool,
+    readiness: watch::Sender<Readiness>,
     /// The newest version heard of from Postgres; past [`Base::version`] by the sync's lag.
     heard_of: AtomicU64,
 }
@@ -78,7 +78,7 @@ impl Base {
             index: ArcSwapOption::empty(),
             version: watch::Sender::new(0),
             wake: Notify::new(),
-            does_not_fit: false.into(),
+            readiness: watch::Sender::new(Readiness::Loading),
             heard_of: AtomicU64::new(0),
         }
     }
@@ -90,27 +90,27 @@ impl Base {
 
     /// How far it is.
     pub fn readiness(&self) -> Readiness {
-        if self.index.load().is_some() {
-            Readiness::Ready
-        } else if self.does_not_fit.load(Ordering::Relaxed) {
-            Readiness::DoesNotFit
-        } else {
-            Readiness::Loading
-        }
+        *self.readiness.borrow()
+    }
+
+    /// Waits until it is known whether this process answers from memory.
+    pub async fn settled(&self) {
+        // The sender is this base's own, so it cannot be gone.
+        let _ = self.readiness.subscribe().wait_for(|now| *now != Readiness::Loading).await;
     }
 
     /// Makes `index`, which holds everything up to its version, the one that searches ask.
     pub fn publish(&self, index: Arc<Index>) {
         let version = index.version();
         self.index.store(Some(index));
-        self.does_not_fit.store(false, Ordering::Relaxed);
         self.caught_up_to(version);
+        self.readiness.send_replace(Readiness::Ready);
     }
 
-    /// Takes the index away: searches go to Postgres.
-    pub fn withdraw(&self, does_not_fit: bool) {
-        self.does_not_fit.store(does_not_fit, Ordering::Relaxed);
+    /// Takes the index away: searches go to Postgres. `readiness` says why.
+    pub fn withdraw(&self, readiness: Readiness) {
         self.index.store(None);
+        self.readiness.send_replace(readiness);
     }
 
     /// Tells those that wait that the index holds everything up to `version`.
@@ -217,14 +217,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn waiting_for_a_version_ends_when_it_is_there_or_time_is_up() {
-        let base = Arc::new(Base::new(key()));
+        let base = Base::new(key());
         assert!(!base.reached(1, Duration::from_millis(10)).await);
-        let waiting = tokio::task::spawn({
-            let base = base.clone();
-            async move { base.reached(2, Duration::from_secs(1)).await }
-        });
-        base.caught_up_to(2);
-        assert!(waiting.await.unwrap());
+        let (reached, ()) = tokio::join!(base.reached(2, Duration::from_secs(1)), async { base.caught_up_to(2) });
+        assert!(reached);
         base.wake(5);
         assert_eq!(base.lag(), 3);
     }

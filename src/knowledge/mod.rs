@@ -22,7 +22,7 @@ use tertulia_index::Encoder;
 
 use crate::{compute::Compute, config::RetrievalConfig, store::Store};
 
-pub use loaded::{BaseKey, LoadedBases};
+pub use loaded::{Base, BaseKey, LoadedBases};
 
 /// The knowledge room: what its use cases share. Built once.
 pub struct Knowledge {
@@ -30,6 +30,7 @@ pub struct Knowledge {
     encoder: Arc<Encoder>,
     compute: Arc<Compute>,
     loaded: Arc<LoadedBases>,
+    sync: Arc<sync::Sync>,
     config: RetrievalConfig,
 }
 
@@ -40,9 +41,15 @@ impl Knowledge {
         encoder: Arc<Encoder>,
         compute: Arc<Compute>,
         loaded: Arc<LoadedBases>,
+        sync: Arc<sync::Sync>,
         config: RetrievalConfig,
     ) -> Self {
-        Self { store, encoder, compute, loaded, config }
+        Self { store, encoder, compute, loaded, sync, config }
+    }
+
+    /// Has `key` loaded, or brought up to `version` if it is; Postgres answers until it is there.
+    fn load_in_background(&self, key: BaseKey, version: u64) {
+        self.sync.ensure(key, version);
     }
 
     /// The knowledge bases at hand in this process.

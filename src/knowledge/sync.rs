@@ -2,8 +2,8 @@
 //!
 //! A knowledge base's version is bumped under its row's lock, so versions commit in order: whatever is past the
 //! watermark is all there is. One task per loaded knowledge base reads it in one consistent snapshot of Postgres and
-//! applies it as one batch, so that a transaction becomes searchable whole. NOTIFY wakes the task at once; a poll of the
-//! versions covers wake-ups that were lost. Start-up and increments are the same query from another watermark.
+//! applies it as one batch, so that a transaction becomes searchable whole. NOTIFY wakes the task at once ([`Sync::heard`]);
+//! a poll of the versions covers wake-ups that were lost. Start-up and increments are the same query from another watermark.
 //!
 //! When Postgres is away, tasks try again with growing pauses, and searches go on with what is loaded.
 
@@ -12,11 +12,14 @@ use std::{sync::Arc, time::Duration};
 use tertulia_index::{Analyzer, Batch, Index, Settings};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Base, BaseKey, LoadedBases, snapshots::Snapshots};
+use super::{Base, BaseKey, LoadedBases, loaded::Readiness, snapshots::Snapshots};
 use crate::{
     compute::Compute,
     config::RetrievalConfig,
-    store::{self, Store, StoreError, changes::{Change, Head}},
+    store::{
+        Store,
+        changes::{Change, Head},
+    },
     tasks::Tasks,
 };
 
@@ -78,7 +81,6 @@ impl Sync {
             self.ensure(*key, 0);
         }
         self.tasks.spawn(self.clone().poll_versions());
-        self.tasks.spawn(self.clone().listen());
         let all_ready = async {
             for (key, _) in saved {
                 if let Some(base) = self.loaded.find(key) {
@@ -101,6 +103,18 @@ impl Sync {
         }
     }
 
+    /// Takes in that Postgres has `version` of `key`; nothing to do if it is not loaded here.
+    pub fn heard(&self, key: BaseKey, version: u64) {
+        if let Some(base) = self.loaded.find(key) {
+            base.wake(version);
+        }
+    }
+
+    /// Has every loaded knowledge base look into Postgres, because wake-ups may have been missed.
+    pub fn look_everywhere(&self) {
+        self.loaded.all().iter().for_each(|base| base.wake(0));
+    }
+
     /// The life of one loaded knowledge base.
     async fn keep(self: Arc<Self>, base: Arc<Base>) {
         let mut built: Option<Built> = None;
@@ -108,14 +122,14 @@ impl Sync {
         loop {
             let until_next_look = match self.look(&base, &mut built).await {
                 Ok(Looked::Gone) => {
-                    base.withdraw(false);
+                    base.withdraw(Readiness::NotLoaded);
                     self.loaded.remove(base.key);
                     self.snapshots.remove_others(base.key, None);
                     return;
                 }
                 Ok(Looked::DoesNotFit) => {
                     built = None;
-                    base.withdraw(true);
+                    base.withdraw(Readiness::DoesNotFit);
                     None
                 }
                 Ok(Looked::CaughtUp) => {
@@ -170,7 +184,8 @@ impl Sync {
             *built = Some(restored.filter(is_usable).unwrap_or_else(|| Built::empty(&head)));
         }
         let Some(current) = built else { return Ok(Looked::CaughtUp) };
-        let is_first_load = base.index().is_none();
+        // Nobody searches an index before it is published, so it may be filled in pieces.
+        let is_published = base.index().is_some_and(|index| Arc::ptr_eq(&index, &current.index));
         let mut batch = Batch { version: current.index.version(), upserts: Vec::new(), deletions: Vec::new() };
         if current.index.version() < head.version {
             changes.read_from(current.index.version()).await?;
@@ -179,9 +194,10 @@ impl Sync {
                     Change::Upsert(chunk) => batch.upserts.push(chunk),
                     Change::Deletion(chunk_id) => batch.deletions.push(chunk_id),
                 }
-                if is_first_load && batch.upserts.len() >= LOAD_BATCH_CHUNKS {
+                if !is_published && batch.upserts.len() >= LOAD_BATCH_CHUNKS {
                     let version = batch.version;
-                    let full = std::mem::replace(&mut batch, Batch { version, upserts: Vec::new(), deletions: Vec::new() });
+                    let full =
+                        std::mem::replace(&mut batch, Batch { version, upserts: Vec::new(), deletions: Vec::new() });
                     self.apply(current, full).await?;
                 }
             }
@@ -189,10 +205,10 @@ impl Sync {
             self.apply(current, batch).await?;
         }
         changes.finish().await?;
-        if is_first_load {
-            base.publish(current.index.clone());
-        } else {
+        if is_published {
             base.caught_up_to(current.index.version());
+        } else {
+            base.publish(current.index.clone());
         }
         self.merge_segments(current).await?;
         Ok(Looked::CaughtUp)
@@ -211,7 +227,7 @@ impl Sync {
 
     /// Whether a knowledge base of that size fits beside what is loaded.
     fn fits(&self, head: &Head) -> bool {
-        let estimate = head.chunk_count.saturating_mul(CHUNK_BYTES_ESTIMATE + 2 * head.dimensions);
+        let estimate = head.chunk_count.saturating_mul(CHUNK_BYTES_ESTIMATE + 5 * head.dimensions);
         self.loaded.memory_bytes().saturating_add(estimate) <= self.config.memory_bytes_max
     }
 
@@ -265,11 +281,11 @@ impl Sync {
             if bases.is_empty() {
                 continue;
             }
-            let ids: Vec<_> = bases.iter().map(|base| base.key.knowledge_base_id).collect();
+            let ids: Vec<_> = bases.iter().map(|base| (base.key.tenant_id, base.key.knowledge_base_id)).collect();
             match self.store.list_versions(&ids).await {
                 Ok(versions) => {
                     for base in bases {
-                        match versions.get(&base.key.knowledge_base_id) {
+                        match versions.get(&(base.key.tenant_id, base.key.knowledge_base_id)) {
                             Some(version) if *version == base.version() => {}
                             Some(version) => base.wake(*version),
                             None => base.wake(0),
@@ -278,33 +294,6 @@ impl Sync {
                 }
                 Err(error) => tracing::debug!(%error, "versions could not be polled"),
             }
-        }
-    }
-
-    /// Wakes knowledge bases as NOTIFY names them; all of them whenever a notification may have been missed.
-    async fn listen(self: Arc<Self>) {
-        let mut pause = PAUSE_MIN;
-        loop {
-            let listening = async {
-                let mut listener = self.store.listen().await?;
-                pause = PAUSE_MIN;
-                self.loaded.all().iter().for_each(|base| base.wake(0));
-                loop {
-                    let (tenant_id, knowledge_base_id, version) = listener.next().await?;
-                    if let Some(base) = self.loaded.find(BaseKey { tenant_id, knowledge_base_id }) {
-                        base.wake(version);
-                    }
-                }
-            };
-            let outcome: Result<(), StoreError> = tokio::select! {
-                outcome = listening => outcome,
-                () = self.tasks.stopping().cancelled() => return,
-            };
-            if let Err(error) = outcome {
-                tracing::warn!(error = %chain(&error), "listening for changes ended; polling until it is back");
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 }

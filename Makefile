@@ -1,0 +1,52 @@
+# What people and CI do here, one word each. `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := bash
+
+.PHONY: help
+help: ## list what make can do
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install what is missing on this machine, and say what and why
+	@scripts/setup.sh
+
+.PHONY: run
+run: setup ## build, start the server with PostgreSQL's manual in it, and stay up until Ctrl-C
+	cargo build --locked --release --bin tertulia
+	@scripts/demo.sh
+
+.PHONY: lint
+lint: setup ## formatting and lints
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; fi
+
+# One process for each test binary, so that the tests of one share a Postgres; nextest would start one for each test.
+.PHONY: test
+test: lint ## what CI runs: setup, lints and all tests
+	cargo test --locked --workspace
+
+.PHONY: bench
+bench: setup ## benchmarks in process
+	cargo bench --locked --workspace
+
+.PHONY: bench-data
+bench-data: setup ## 50,000 real chunks (manuals of PostgreSQL, Python and Linux) in a knowledge base, once
+	cargo build --locked --release --workspace --bins
+	@scripts/loadtest.sh data
+
+.PHONY: loadtest
+loadtest: bench-data ## searches over HTTP against SQL and a bare responder, in one run; ARGS="…" for loadtest search
+	@scripts/loadtest.sh search $(ARGS)
+
+.PHONY: loadtest-commit
+loadtest-commit: bench-data ## time from a commit to when a search finds it; ARGS="…" for loadtest commit
+	@scripts/loadtest.sh commit $(ARGS)
+
+.PHONY: audit
+audit: ## licences, advisories and sources of all crates (needs cargo-deny)
+	cargo deny check
+
+.PHONY: clean-data
+clean-data: ## remove what `make run` and `make loadtest` have stored
+	rm -rf data data-loadtest

@@ -1,0 +1,422 @@
+//! The index: a view that never changes and that searches read, and writers that replace it by another.
+//!
+//! Invariant: a view holds each batch whole or not at all, and an id is live in one of its segments at most. Searches
+//! load the view without a lock; writers take turns. Merges of small segments are done by the writer that made them
+//! necessary; larger ones are prepared by [`Index::maintain`] beside writers and searches, and put in place in a moment.
+
+use std::{path::Path, sync::Arc};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{
+    analyze::Analyzer,
+    bits::Bits,
+    chunk::{Batch, Chunk},
+    search::{self, Answer, Query, SearchError},
+    segment::{Segment, unit},
+    snapshot::{self, RestoreError, SnapshotError},
+    words::{DOCS_MAX, WordsLive},
+};
+
+/// Most live chunks of a segment that a writer makes by merging: some milliseconds of work.
+const INLINE_MERGE_CHUNKS_MAX: usize = 2_048;
+/// A segment is written anew when more than this share of it, one in so many, is deleted.
+const DELETED_SHARE: usize = 4;
+/// If more than one document in so many is deleted at once, counting a segment's terms anew is cheaper than reading the
+/// texts of what is deleted: 1 ns a posting, about a hundred of them to a document, against 50 ns a word.
+const RECOUNT_SHARE: usize = 75;
+/// Most text of a segment that is built from chunks: with it, no count of terms or postings leaves `u32`.
+const BUILD_TEXT_BYTES_MAX: usize = 1 << 30;
+
+/// What an index is made for; never changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Length of embeddings, at least 1.
+    pub dimensions: usize,
+    /// Fingerprint of the encoder that embeddings come from; vectors of two encoders do not mix.
+    pub encoder: String,
+    /// What makes terms of text.
+    pub analyzer: Analyzer,
+}
+
+/// Why a batch was refused; nothing of it was applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// The index holds more than the batch would leave it at.
+    #[error("the batch leads to version {batch}, and the index is at {index}")]
+    VersionWentBack {
+        /// The index's.
+        index: u64,
+        /// The batch's.
+        batch: u64,
+    },
+    /// An embedding is of another encoder.
+    #[error("the embedding of chunk {chunk_id} has {found} dimensions and the index {expected}")]
+    WrongDimensions {
+        /// Which chunk.
+        chunk_id: Uuid,
+        /// The index's.
+        expected: usize,
+        /// The embedding's.
+        found: usize,
+    },
+    /// An embedding has no direction: it is all zero, or has a component that is no finite number.
+    #[error("the embedding of chunk {chunk_id} is zero or not finite")]
+    NoDirection {
+        /// Which chunk.
+        chunk_id: Uuid,
+    },
+}
+
+/// The retrieval engine of one knowledge base. Shared between threads by reference; each method may be called at any
+/// time from any thread.
+#[derive(Debug)]
+pub struct Index {
+    settings: Settings,
+    view: ArcSwap<View>,
+    writer: Mutex<Writer>,
+    /// Held through [`Index::maintain`], so that there is one at a time.
+    maintenance: Mutex<()>,
+    /// Held through [`Index::snapshot`], so that there is one at a time.
+    saving: Mutex<()>,
+}
+
+/// What writers take turns with.
+#[derive(Debug, Default)]
+struct Writer {
+    /// Segments that [`Index::maintain`] is merging: no other merge may take them away meanwhile.
+    busy: Vec<Arc<Segment>>,
+}
+
+/// All of an index at one version.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) version: u64,
+    pub(crate) parts: Vec<Part>,
+    /// Live chunks.
+    pub(crate) len: usize,
+    memory_bytes: usize,
+}
+
+/// A segment as a view has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    pub(crate) segment: Arc<Segment>,
+    left: Arc<Left>,
+}
+
+/// What is left of a segment.
+#[derive(Debug)]
+struct Left {
+    /// The documents that are not deleted; all if `None`.
+    live: Option<Bits>,
+    /// How many there are.
+    len: usize,
+    words: WordsLive,
+}
+
+impl Index {
+    /// An empty index at version 0.
+    pub fn new(settings: Settings) -> Self {
+        Self::of_view(settings, View::new(0, Vec::new()))
+    }
+
+    pub(crate) fn of_view(settings: Settings, view: View) -> Self {
+        Self {
+            settings,
+            view: ArcSwap::from_pointee(view),
+            writer: Mutex::default(),
+            maintenance: Mutex::default(),
+            saving: Mutex::default(),
+        }
+    }
+
+    /// What it is made for.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// It holds everything up to this version.
+    pub fn version(&self) -> u64 {
+        self.view.load().version
+    }
+
+    /// Chunks that can be found.
+    pub fn len(&self) -> usize {
+        self.view.load().len
+    }
+
+    /// Whether no chunk can be found.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of all arrays, of deleted chunks too until a merge leaves them out. Hits that are still held, and a merge
+    /// under way, take more.
+    pub fn memory_bytes(&self) -> usize {
+        self.view.load().memory_bytes
+    }
+
+    /// Applies `batch`: deletions, then upserts, then the version. Searches see all of it or nothing. Takes about 0.1 ms
+    /// per new chunk, and blocks other writers only while it marks deletions and merges small segments.
+    ///
+    /// # Errors
+    /// If the version goes back, or an embedding has another length than the settings say or no direction. Nothing is
+    /// applied then.
+    pub fn apply(&self, batch: Batch) -> Result<(), ApplyError> {
+        self.check(&batch.upserts)?;
+        let Batch { version, upserts, deletions: mut gone } = batch;
+        gone.extend(upserts.iter().map(|chunk| chunk.id));
+        gone.sort_unstable();
+        gone.dedup();
+        let fresh =
+            sorted_groups(upserts).into_iter().map(|chunks| Part::whole(Segment::build(&self.settings, &chunks)));
+        let fresh: Vec<Part> = fresh.collect();
+
+        let analyzer = self.settings.analyzer;
+        let writer = self.writer.lock();
+        let view = self.view.load();
+        if version < view.version {
+            return Err(ApplyError::VersionWentBack { index: view.version, batch: version });
+        }
+        let mut parts: Vec<Part> = view.parts.iter().filter_map(|part| part.without(&gone, analyzer)).collect();
+        parts.extend(fresh);
+        self.merge_small(&mut parts, &writer.busy);
+        self.view.store(Arc::new(View::new(version, parts)));
+        Ok(())
+    }
+
+    fn check(&self, upserts: &[Chunk]) -> Result<(), ApplyError> {
+        let expected = self.settings.dimensions;
+        for Chunk { id: chunk_id, embedding, .. } in upserts {
+            if embedding.len() != expected {
+                let found = embedding.len();
+                return Err(ApplyError::WrongDimensions { chunk_id: *chunk_id, expected, found });
+            }
+            if unit(embedding).is_none() {
+                return Err(ApplyError::NoDirection { chunk_id: *chunk_id });
+            }
+        }
+        Ok(())
+    }
+
+    fn merge_small(&self, parts: &mut Vec<Part>, busy: &[Arc<Segment>]) {
+        loop {
+            let idle = |part: &Part| !busy.iter().any(|segment| Arc::ptr_eq(segment, &part.segment));
+            let planned = plan_merge(parts, INLINE_MERGE_CHUNKS_MAX, idle);
+            if planned.is_empty() {
+                return;
+            }
+            let merged = self.merged(&planned);
+            parts.retain(|part| !is_among(&planned, part));
+            parts.extend(merged);
+        }
+    }
+
+    fn merged(&self, sources: &[Part]) -> Option<Part> {
+        let sources: Vec<_> = sources.iter().map(|part| (&*part.segment, part.live())).collect();
+        Segment::merge(&self.settings, &sources).map(Part::whole)
+    }
+
+    /// Merges segments that are too many, or of which much is deleted, whatever their size. Searches and writers go on
+    /// meanwhile; writers wait only while the result is put in place. True if something was merged: there may be more.
+    /// False if there was nothing to do, or another thread is at it.
+    pub fn maintain(&self) -> bool {
+        let Some(_only_one) = self.maintenance.try_lock() else {
+            return false;
+        };
+        let planned = {
+            let mut writer = self.writer.lock();
+            let planned = plan_merge(&self.view.load().parts, DOCS_MAX, |_| true);
+            writer.busy = planned.iter().map(|part| part.segment.clone()).collect();
+            planned
+        };
+        if planned.is_empty() {
+            return false;
+        }
+        let merged = self.merged(&planned);
+
+        let mut writer = self.writer.lock();
+        writer.busy.clear();
+        let view = self.view.load();
+        let gone = deleted_since(&planned, &view.parts);
+        let mut parts = view.parts.clone();
+        parts.retain(|part| !is_among(&planned, part));
+        parts.extend(merged.and_then(|part| part.without(&gone, self.settings.analyzer)));
+        self.view.store(Arc::new(View::new(view.version, parts)));
+        true
+    }
+
+    /// The chunks that answer `query` best.
+    ///
+    /// # Errors
+    /// If the filter asks for a key that no chunk has (an empty index has no hits instead), or the mode needs an
+    /// embedding and there is none that fits.
+    pub fn search(&self, query: &Query<'_>) -> Result<Answer, SearchError> {
+        search::search(&self.settings, &self.view.load(), query)
+    }
+
+    /// Saves the index to `folder`, which is made if it is not there. Whenever the process or the machine stops, the
+    /// folder holds the snapshot before or this one. Segments that are there already are not written again.
+    ///
+    /// # Errors
+    /// If a file cannot be written; the snapshot before stays.
+    pub fn snapshot(&self, folder: &Path) -> Result<(), SnapshotError> {
+        let _only_one = self.saving.lock();
+        snapshot::save(&self.settings, &self.view.load_full(), folder)
+    }
+
+    /// The index that was saved to `folder`. Every byte is checked against its checksum before it is used.
+    ///
+    /// # Errors
+    /// [`RestoreError::Missing`] if there is none, `Foreign` if it was saved under other settings or by another format,
+    /// `Damaged` if it is not what was saved.
+    pub fn restore(folder: &Path, settings: &Settings) -> Result<Self, RestoreError> {
+        let view = snapshot::load(folder, Some(settings))?;
+        Ok(Self::of_view(settings.clone(), view))
+    }
+}
+
+impl View {
+    pub(crate) fn new(version: u64, parts: Vec<Part>) -> Self {
+        let len = parts.iter().map(Part::len).sum();
+        let memory_bytes = parts.iter().map(Part::memory_bytes).sum();
+        Self { version, parts, len, memory_bytes }
+    }
+}
+
+impl Part {
+    /// A segment of which nothing is deleted.
+    pub(crate) fn whole(segment: Segment) -> Self {
+        let left = Left { live: None, len: segment.len(), words: WordsLive::all(&segment.words) };
+        Self { segment: Arc::new(segment), left: Arc::new(left) }
+    }
+
+    /// The documents that are live; all if `None`.
+    pub(crate) fn live(&self) -> Option<&Bits> {
+        self.left.live.as_ref()
+    }
+
+    /// How many documents are live.
+    pub(crate) fn len(&self) -> usize {
+        self.left.len
+    }
+
+    /// Term counts of the live documents.
+    pub(crate) fn words_live(&self) -> &WordsLive {
+        &self.left.words
+    }
+
+    fn is_live(&self, doc: u32) -> bool {
+        self.live().is_none_or(|live| live.get(doc))
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.segment.memory_bytes() + self.left.words.memory_bytes() + self.live().map_or(0, Bits::memory_bytes)
+    }
+
+    /// The part without the chunks of `gone`, which ascend; `None` if nothing is left.
+    fn without(&self, gone: &[Uuid], analyzer: Analyzer) -> Option<Self> {
+        self.without_docs(&self.segment.find_all(gone), analyzer)
+    }
+
+    /// The part without those documents; `None` if nothing is left.
+    pub(crate) fn without_docs(&self, docs: &[u32], analyzer: Analyzer) -> Option<Self> {
+        let dead: Vec<u32> = docs.iter().copied().filter(|doc| self.is_live(*doc)).collect();
+        if dead.is_empty() {
+            return Some(self.clone());
+        }
+        let len = self.len() - dead.len();
+        if len == 0 {
+            return None;
+        }
+        let segment = &self.segment;
+        let mut live = self.live().cloned().unwrap_or_else(|| Bits::ones(segment.len()));
+        dead.iter().for_each(|doc| _ = live.set(*doc, false));
+        let words = if dead.len() * RECOUNT_SHARE > segment.len() {
+            WordsLive::recount(&segment.words, &live)
+        } else {
+            let mut words = self.left.words.clone();
+            dead.iter().for_each(|doc| words.remove(&segment.words, analyzer, *doc, &segment.words_doc(*doc)));
+            words
+        };
+        Some(Self { segment: segment.clone(), left: Arc::new(Left { live: Some(live), len, words }) })
+    }
+}
+
+/// `chunks` in the order of their ids, of several with one id the last, in groups that a segment can hold.
+fn sorted_groups(mut chunks: Vec<Chunk>) -> Vec<Vec<Chunk>> {
+    // The sort is stable: turned round first, the last of an id comes first, and is the one that stays.
+    chunks.reverse();
+    chunks.sort_by_key(|chunk| chunk.id);
+    chunks.dedup_by_key(|chunk| chunk.id);
+    let mut groups: Vec<Vec<Chunk>> = Vec::new();
+    let mut text_bytes = 0;
+    for chunk in chunks {
+        text_bytes += chunk.title.len() + chunk.heading.len() + chunk.content.len();
+        match groups.last_mut() {
+            Some(group) if text_bytes <= BUILD_TEXT_BYTES_MAX && group.len() < DOCS_MAX => group.push(chunk),
+            _ => {
+                text_bytes = chunk.title.len() + chunk.heading.len() + chunk.content.len();
+                groups.push(vec![chunk]);
+            }
+        }
+    }
+    groups
+}
+
+/// Whether `part` is one of `parts`, at whatever state of deletion.
+fn is_among(parts: &[Part], part: &Part) -> bool {
+    parts.iter().any(|other| Arc::ptr_eq(&other.segment, &part.segment))
+}
+
+/// The ids that are live in `then` and no longer in `now`, ascending. A segment that is gone was deleted whole.
+fn deleted_since(then: &[Part], now: &[Part]) -> Vec<Uuid> {
+    let mut gone = Vec::new();
+    for before in then {
+        let after = now.iter().find(|part| Arc::ptr_eq(&part.segment, &before.segment));
+        if after.is_some_and(|after| Arc::ptr_eq(&after.left, &before.left)) {
+            continue;
+        }
+        let ids = before.segment.payload.ids().iter().zip(0_u32..);
+        gone.extend(
+            ids.filter(|(_, doc)| before.is_live(*doc) && !after.is_some_and(|after| after.is_live(*doc)))
+                .map(|(id, _)| Uuid::from_bytes(*id)),
+        );
+    }
+    gone.sort_unstable();
+    gone
+}
+
+/// The parts that should become one, of at most `chunks_max` live chunks, among those that are `idle`; none if all is
+/// well.
+///
+/// All is well if each part is more than twice as large as all smaller ones together, which keeps their number
+/// logarithmic and the work of merging a small multiple of the work of building; and if less than a quarter of each
+/// part is deleted.
+fn plan_merge(parts: &[Part], chunks_max: usize, idle: impl Fn(&Part) -> bool) -> Vec<Part> {
+    let mut by_size: Vec<&Part> = parts.iter().filter(|part| idle(part)).collect();
+    by_size.sort_by_key(|part| part.len());
+    let (mut smaller, mut word_sizes, mut take) = (0, [0, 0], 0);
+    for (at, part) in by_size.iter().enumerate() {
+        let [terms, postings] = part.segment.words.sizes();
+        word_sizes = [word_sizes[0] + terms, word_sizes[1] + postings];
+        if smaller + part.len() > chunks_max || word_sizes.iter().any(|size| *size > u32::MAX as usize) {
+            break;
+        }
+        if at > 0 && 2 * smaller >= part.len() {
+            take = at + 1;
+        }
+        smaller += part.len();
+    }
+    if take == 0 {
+        let deleted = |part: &Part| part.segment.len() - part.len();
+        let is_due = |part: &&Part| part.len() <= chunks_max && DELETED_SHARE * deleted(part) > part.segment.len();
+        return by_size.into_iter().find(is_due).cloned().into_iter().collect();
+    }
+    by_size.truncate(take);
+    by_size.into_iter().cloned().collect()
+}

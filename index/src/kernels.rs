@@ -1,0 +1,340 @@
+//! The inner loops over numbers, compiled for several CPUs and chosen at run time.
+//!
+//! Each is one plain Rust function: integer sums are exact, and floating-point sums have a fixed order (16 lanes, then a
+//! tree) which no target may change, so every machine gives the same bits.
+
+use multiversion::multiversion;
+
+/// Rows of codes, and the query's, are padded with zeros to a multiple of this.
+pub(crate) const CODE_LANES: usize = 32;
+
+/// How many rows share one entry of `maxima` in [`scan`], and one word of a bitset.
+pub(crate) const BLOCK: usize = 64;
+
+/// How codes of a row become a score.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct RowScale {
+    /// Value of a step of the row's codes.
+    pub(crate) step: f32,
+    /// At least the length of what the codes leave out of the row.
+    pub(crate) residual: f32,
+}
+
+/// A query for [`scan`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ScanQuery<'a> {
+    /// Padded as rows are; small enough that no sum of products with a row's codes leaves `i32`.
+    pub(crate) codes: &'a [i16],
+    /// Value of a step of `codes`.
+    pub(crate) step: f32,
+    /// Multiplies a row's residual: the query's length.
+    pub(crate) length: f32,
+    /// Added to every bound.
+    pub(crate) slack: f32,
+}
+
+/// Writes to `upper` for each row a score that its exact one does not exceed, negative infinity for rows outside `keep`
+/// (one bit a row, all rows if `None`), and to `maxima` the highest of each [`BLOCK`] of rows.
+///
+/// `codes` holds `upper.len()` rows of `query.codes.len()`. Rows outside `keep` are not visited where they are many.
+#[multiversion(targets(
+    "x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx512vnni+avx2+fma+bmi1+bmi2+lzcnt+popcnt",
+    "x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx2+fma+bmi1+bmi2+lzcnt+popcnt",
+    "x86_64+avx2+fma+bmi1+bmi2+lzcnt+popcnt",
+    "x86_64+sse4.2+ssse3+popcnt",
+    "aarch64+neon",
+))]
+pub(crate) fn scan(
+    codes: &[i8],
+    rows: &[RowScale],
+    query: ScanQuery<'_>,
+    keep: Option<&[u64]>,
+    upper: &mut [f32],
+    maxima: &mut [f32],
+) {
+    scan_any(codes, rows, query, keep, upper, maxima);
+}
+
+#[inline(always)]
+fn scan_any(
+    codes: &[i8],
+    rows: &[RowScale],
+    query: ScanQuery<'_>,
+    keep: Option<&[u64]>,
+    upper: &mut [f32],
+    maxima: &mut [f32],
+) {
+    let stride = query.codes.len();
+    let blocks = codes.chunks(stride * BLOCK).zip(rows.chunks(BLOCK)).zip(upper.chunks_mut(BLOCK)).zip(maxima);
+    for (block, (((codes, rows), upper), maximum)) in blocks.enumerate() {
+        let kept = keep.map_or(u64::MAX, |words| words[block]);
+        // Reading a row costs as much as four that are read in sequence.
+        if kept.count_ones() as usize * 4 > BLOCK {
+            for ((codes, row), upper) in codes.chunks_exact(stride).zip(rows).zip(upper.iter_mut()) {
+                *upper = bound(codes, *row, query);
+            }
+            if kept != u64::MAX {
+                for (at, upper) in upper.iter_mut().enumerate() {
+                    *upper = if kept >> at & 1 == 1 { *upper } else { f32::NEG_INFINITY };
+                }
+            }
+        } else {
+            upper.fill(f32::NEG_INFINITY);
+            let mut rest = kept;
+            while rest != 0 {
+                let at = rest.trailing_zeros() as usize;
+                rest &= rest - 1;
+                upper[at] = bound(&codes[at * stride..][..stride], rows[at], query);
+            }
+        }
+        *maximum = upper.iter().fold(f32::NEG_INFINITY, |max, &value| if value > max { value } else { max });
+    }
+}
+
+#[inline(always)]
+fn bound(codes: &[i8], row: RowScale, query: ScanQuery<'_>) -> f32 {
+    dot_codes_any(codes, query.codes) as f32 * (row.step * query.step) + (row.residual * query.length + query.slack)
+}
+
+#[inline(always)]
+fn dot_codes_any(row: &[i8], query: &[i16]) -> i32 {
+    let mut sum = 0_i32;
+    for (row, query) in row.chunks_exact(CODE_LANES).zip(query.chunks_exact(CODE_LANES)) {
+        for (&code, &with) in row.iter().zip(query) {
+            sum += i32::from(code) * i32::from(with);
+        }
+    }
+    sum
+}
+
+/// Dot product of two rows of one length.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2", "x86_64+avx2", "aarch64+neon"))]
+pub(crate) fn dot(left: &[f32], right: &[f32]) -> f32 {
+    dot_any(left, right)
+}
+
+#[inline(always)]
+fn dot_any(left: &[f32], right: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut sums = [0.0_f32; LANES];
+    let (left, right) = (left.chunks_exact(LANES), right.chunks_exact(LANES));
+    let rest = left.remainder().iter().zip(right.remainder());
+    for (left, right) in left.zip(right) {
+        for lane in 0..LANES {
+            sums[lane] += left[lane] * right[lane];
+        }
+    }
+    for (sum, (left, right)) in sums.iter_mut().zip(rest) {
+        *sum += left * right;
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            sums[lane] += sums[lane + width];
+        }
+        width /= 2;
+    }
+    sums[0]
+}
+
+/// Makes of each document's length, in `parts`, the part of a term's `weight` that it has: `weight · tf / (tf + base + slope ·
+/// length)`, `tf` being the low 8 bits of the posting.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2", "x86_64+avx2", "aarch64+neon"))]
+pub(crate) fn saturate(postings: &[u32], weight: f32, base: f32, slope: f32, parts: &mut [f32]) {
+    saturate_any(postings, weight, base, slope, parts);
+}
+
+#[inline(always)]
+fn saturate_any(postings: &[u32], weight: f32, base: f32, slope: f32, parts: &mut [f32]) {
+    for (part, posting) in parts.iter_mut().zip(postings) {
+        let frequency = (posting & 0xff) as f32;
+        *part = weight * frequency / (frequency + (base + slope * *part));
+    }
+}
+
+/// Adds to `sum` the rows of a table that `ids` name, each of `sum.len()` numbers in half precision, all finite.
+#[multiversion(targets(
+    "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2",
+    "x86_64+avx2",
+    "x86_64+sse4.2",
+    "aarch64+neon"
+))]
+pub(crate) fn sum_half(table: &[u16], ids: &[u32], sum: &mut [f32]) {
+    sum_half_any(table, ids, sum);
+}
+
+#[inline(always)]
+fn sum_half_any(table: &[u16], ids: &[u32], sum: &mut [f32]) {
+    for &id in ids {
+        let row = &table[id as usize * sum.len()..][..sum.len()];
+        for (sum, &bits) in sum.iter_mut().zip(row) {
+            *sum += widen(bits);
+        }
+    }
+}
+
+/// A finite number of half precision: its bits in the places of f32's, which makes it smaller by the difference of the
+/// exponents' offsets, 2^112. Exact, for subnormal numbers too.
+#[inline(always)]
+fn widen(bits: u16) -> f32 {
+    const SCALE: f32 = f32::from_bits((127 + 112) << 23);
+    let magnitude = f32::from_bits(u32::from(bits & 0x7fff) << 13) * SCALE;
+    f32::from_bits(magnitude.to_bits() | u32::from(bits & 0x8000) << 16)
+}
+
+/// Adds to `sum` the rows of a table that `ids` name, each of `sum.len()` numbers.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2", "x86_64+avx2", "aarch64+neon"))]
+pub(crate) fn sum_single(table: &[f32], ids: &[u32], sum: &mut [f32]) {
+    sum_single_any(table, ids, sum);
+}
+
+#[inline(always)]
+fn sum_single_any(table: &[f32], ids: &[u32], sum: &mut [f32]) {
+    for &id in ids {
+        let row = &table[id as usize * sum.len()..][..sum.len()];
+        for (sum, value) in sum.iter_mut().zip(row) {
+            *sum += value;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::f16;
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+    use crate::bits::Bits;
+
+    /// Everything that the kernels give for one drawn input, as bits.
+    type Outcome = (Vec<u32>, Vec<u32>, u32, Vec<u32>, Vec<u32>, Vec<u32>);
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|value| value.to_bits()).collect()
+    }
+
+    struct Input {
+        codes: Vec<i8>,
+        scales: Vec<RowScale>,
+        query: Vec<i16>,
+        keep: Vec<u64>,
+        left: Vec<f32>,
+        right: Vec<f32>,
+        halves: Vec<u16>,
+        ids: Vec<u32>,
+        postings: Vec<u32>,
+    }
+
+    fn input(seed: u64) -> Input {
+        let rng = &mut StdRng::seed_from_u64(seed);
+        let (rows, stride) = (rng.random_range(1..200_usize), CODE_LANES * rng.random_range(1..9_usize));
+        let odd = rng.random_range(1..300);
+        let mut keep = Bits::zeros(rows);
+        (0..rows as u32).for_each(|row| _ = keep.set(row, rng.random_bool([0.1, 0.25, 0.9][row as usize / BLOCK % 3])));
+        Input {
+            codes: (0..rows * stride).map(|_| rng.random_range(-127..=127)).collect(),
+            scales: (0..rows)
+                .map(|_| RowScale { step: rng.random_range(0.0..0.01), residual: rng.random_range(0.0..0.02) })
+                .collect(),
+            query: (0..stride).map(|_| rng.random_range(i16::MIN..=i16::MAX)).collect(),
+            keep: keep.words().to_vec(),
+            left: (0..odd).map(|_| rng.random_range(-1.0..1.0)).collect(),
+            right: (0..odd).map(|_| rng.random_range(-1.0..1.0)).collect(),
+            halves: (0..40 * 7).map(|_| f16::from_f32(rng.random_range(-4.0..4.0)).to_bits()).collect(),
+            ids: (0..30).map(|_| rng.random_range(0..7)).collect(),
+            postings: (0..odd as u32).map(|doc| doc << 8 | rng.random_range(1..=255)).collect(),
+        }
+    }
+
+    /// Kernels as one target has them.
+    macro_rules! target {
+        ($name:ident, $($target:literal)?) => {
+            mod $name {
+                use super::*;
+
+                $(#[multiversion(targets($target))])?
+                pub(super) fn outcome(input: &Input) -> Outcome {
+                    let rows = input.scales.len();
+                    let query = ScanQuery { codes: &input.query, step: 0.001, length: 1.0, slack: 0.0001 };
+                    let mut upper = vec![0.0; rows];
+                    let mut maxima = vec![0.0; rows.div_ceil(BLOCK)];
+                    scan_any(&input.codes, &input.scales, query, Some(&input.keep), &mut upper, &mut maxima);
+                    let dot = dot_any(&input.left, &input.right);
+                    let mut half = vec![0.0; 40];
+                    sum_half_any(&input.halves, &input.ids, &mut half);
+                    let mut single = vec![0.0; input.left.len() / 7];
+                    sum_single_any(&input.left, &input.ids, &mut single);
+                    let mut parts: Vec<f32> = (1..=input.postings.len()).map(|length| length as f32).collect();
+                    saturate_any(&input.postings, 3.21, 0.3, 0.0123, &mut parts);
+                    (bits(&upper), bits(&maxima), dot.to_bits(), bits(&half), bits(&single), bits(&parts))
+                }
+            }
+        };
+    }
+
+    target!(baseline,);
+    #[cfg(target_arch = "x86_64")]
+    target!(sse, "x86_64+sse4.2+ssse3+popcnt");
+    #[cfg(target_arch = "x86_64")]
+    target!(avx2, "x86_64+avx2+fma+bmi1+bmi2+lzcnt+popcnt");
+    #[cfg(target_arch = "x86_64")]
+    target!(avx512, "x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx2+fma+bmi1+bmi2+lzcnt+popcnt");
+    #[cfg(target_arch = "x86_64")]
+    target!(vnni, "x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx512vnni+avx2+fma+bmi1+bmi2+lzcnt+popcnt");
+
+    /// Each target that this machine has (one that it lacks falls back to the baseline) gives the same bits.
+    #[test]
+    fn every_target_gives_the_same() {
+        for seed in 0..30 {
+            let input = input(seed);
+            let expected = baseline::outcome(&input);
+            #[cfg(target_arch = "x86_64")]
+            for outcome in [sse::outcome, avx2::outcome, avx512::outcome, vnni::outcome] {
+                assert_eq!(outcome(&input), expected, "seed {seed}");
+            }
+            let mut upper = vec![0.0; input.scales.len()];
+            let mut maxima = vec![0.0; input.scales.len().div_ceil(BLOCK)];
+            let query = ScanQuery { codes: &input.query, step: 0.001, length: 1.0, slack: 0.0001 };
+            scan(&input.codes, &input.scales, query, Some(&input.keep), &mut upper, &mut maxima);
+            let chosen = dot(&input.left, &input.right);
+            assert_eq!((bits(&upper), bits(&maxima), chosen.to_bits()), (expected.0, expected.1, expected.2));
+        }
+    }
+
+    #[test]
+    fn sums_of_codes_are_exact() {
+        for seed in 0..30 {
+            let input = input(seed);
+            let stride = input.query.len();
+            for row in input.codes.chunks_exact(stride) {
+                let exact: i64 =
+                    row.iter().zip(&input.query).map(|(&code, &with)| i64::from(code) * i64::from(with)).sum();
+                assert_eq!(i64::from(dot_codes_any(row, &input.query)), exact);
+            }
+        }
+    }
+
+    #[test]
+    fn the_maximum_of_a_block_is_that_of_its_kept_rows() {
+        let codes: Vec<i8> = (0..130).flat_map(|row| [(row % 100) as i8; CODE_LANES]).collect();
+        let scales = vec![RowScale { step: 1.0, residual: 0.0 }; 130];
+        let query = ScanQuery { codes: &[1; CODE_LANES], step: 1.0, length: 1.0, slack: 0.5 };
+        let (mut upper, mut maxima) = (vec![0.0; 130], vec![0.0; 3]);
+        scan(&codes, &scales, query, None, &mut upper, &mut maxima);
+        assert_eq!(maxima, [63, 99, 29].map(|code| (code * CODE_LANES) as f32 + 0.5));
+        scan(&codes, &scales, query, Some(&[u64::MAX >> 1, 0, 1]), &mut upper, &mut maxima);
+        assert_eq!(maxima, [(62 * CODE_LANES) as f32 + 0.5, f32::NEG_INFINITY, (28 * CODE_LANES) as f32 + 0.5]);
+        assert_eq!(upper.iter().filter(|bound| bound.is_finite()).count(), 64);
+    }
+
+    #[test]
+    fn half_precision_widens_exactly() {
+        for bits in 0..=u16::MAX {
+            let half = f16::from_bits(bits);
+            if half.is_finite() {
+                assert_eq!(widen(bits).to_bits(), half.to_f32().to_bits(), "{bits:#06x}");
+            }
+        }
+    }
+}

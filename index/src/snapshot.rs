@@ -1,0 +1,273 @@
+//! Snapshots: an index in a folder, so that a restart need not build it again.
+//!
+//! A sealed segment never changes, so its file is written once and named by the hash of its content. What changes, that is,
+//! which segments there are, what is deleted in them and the version, stands in the manifest, which comes last:
+//!
+//! 1. files of new segments, each under a passing name, synced, renamed; then the folder is synced;
+//! 2. the manifest likewise: this rename is the moment when the new snapshot counts;
+//! 3. files that the manifest does not name are removed.
+//!
+//! So a crash at any point leaves a whole snapshot, the old one or the new one. The manifest is a line of JSON and a line
+//! with its XXH3-128; it holds the hash of each segment's head, which holds those of the sections (see `sections`).
+
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io::{self, BufWriter, Write as _},
+    path::{Path, PathBuf},
+};
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::{
+    analyze::ANALYZER_VERSION,
+    index::{Part, Settings, View},
+    sections::{LoadError, Seal},
+    segment::Segment,
+};
+
+/// Goes up when what is in the files changes.
+const FORMAT: u64 = 1;
+const MANIFEST: &str = "manifest";
+const SEGMENT_PREFIX: &str = "segment-";
+const PASSING_SUFFIX: &str = ".new";
+/// A megabyte, so that small sections are not written one by one.
+const WRITE_BUFFER_BYTES: usize = 1 << 20;
+
+/// Why an index could not be saved.
+#[derive(Debug, thiserror::Error)]
+#[error("{} cannot be written", path.display())]
+pub struct SnapshotError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// Why an index could not be restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// Nothing was saved there.
+    #[error("there is no snapshot")]
+    Missing,
+    /// It is sound, and of no use here.
+    #[error("the snapshot's {what} is {found}, and {expected} is wanted")]
+    Foreign {
+        /// What differs: `format`, `analyzer version`, `encoder`, `dimensions` or `analyzer`.
+        what: &'static str,
+        /// As saved.
+        found: String,
+        /// As wanted.
+        expected: String,
+    },
+    /// It is not what was saved.
+    #[error("{} is damaged: {what}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was noticed.
+        what: &'static str,
+    },
+    /// It is there and cannot be read.
+    #[error("{} cannot be read", path.display())]
+    Unreadable {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Manifest {
+    format: u64,
+    /// What the analyzer made of text; see [`ANALYZER_VERSION`].
+    analyzer_version: u32,
+    version: u64,
+    settings: Settings,
+    segments: Vec<ManifestSegment>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ManifestSegment {
+    file: String,
+    bytes: u64,
+    chunks: usize,
+    /// Numbers of the documents that are deleted, ascending.
+    deleted: Vec<u32>,
+}
+
+/// Saves `view` to `folder`.
+pub(crate) fn save(settings: &Settings, view: &View, folder: &Path) -> Result<(), SnapshotError> {
+    fs::create_dir_all(folder).map_err(at(folder))?;
+    for part in &view.parts {
+        save_segment(&part.segment, folder)?;
+    }
+    sync_folder(folder)?;
+    let manifest = Manifest {
+        format: FORMAT,
+        analyzer_version: ANALYZER_VERSION,
+        version: view.version,
+        settings: settings.clone(),
+        segments: view.parts.iter().map(manifest_segment).collect(),
+    };
+    let path = folder.join(MANIFEST);
+    write_then_rename(&path, |out| {
+        let json = serde_json::to_string(&manifest)?;
+        writeln!(out, "{json}\n{:032x}", xxh3_128(json.as_bytes()))
+    })?;
+    sync_folder(folder)?;
+    let named: HashSet<&str> = manifest.segments.iter().map(|segment| segment.file.as_str()).collect();
+    remove_others(folder, &named)
+}
+
+fn manifest_segment(part: &Part) -> ManifestSegment {
+    let seal = part.segment.seal();
+    let deleted = part.live().map_or_else(Vec::new, |live| {
+        let mut dead = live.clone();
+        dead.not();
+        dead.iter_ones().collect()
+    });
+    ManifestSegment { file: file_name(seal), bytes: seal.bytes, chunks: part.segment.len(), deleted }
+}
+
+fn file_name(seal: Seal) -> String {
+    format!("{SEGMENT_PREFIX}{:032x}", seal.hash)
+}
+
+fn seal_of(segment: &ManifestSegment) -> Option<Seal> {
+    let hex = segment.file.strip_prefix(SEGMENT_PREFIX)?;
+    let hash = u128::from_str_radix(hex, 16).ok()?;
+    let seal = Seal { hash, bytes: segment.bytes };
+    // One spelling only, so that a name cannot lead out of the folder.
+    (file_name(seal) == segment.file).then_some(seal)
+}
+
+fn save_segment(segment: &Segment, folder: &Path) -> Result<(), SnapshotError> {
+    let seal = segment.seal();
+    let path = folder.join(file_name(seal));
+    if fs::metadata(&path).is_ok_and(|file| file.len() == seal.bytes) {
+        return Ok(());
+    }
+    let sections = segment.sections();
+    let (head, _) = sections.head();
+    write_then_rename(&path, |out| sections.write_to(&head, out))
+}
+
+/// Writes a file under a passing name, has it reach the disk, and gives it its name.
+fn write_then_rename(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<(), SnapshotError> {
+    let mut passing = path.as_os_str().to_owned();
+    passing.push(PASSING_SUFFIX);
+    let passing = PathBuf::from(passing);
+    let file = File::create(&passing).map_err(at(&passing))?;
+    let mut out = BufWriter::with_capacity(WRITE_BUFFER_BYTES, file);
+    write(&mut out).map_err(at(&passing))?;
+    let file = out.into_inner().map_err(|error| at(&passing)(error.into_error()))?;
+    file.sync_all().map_err(at(&passing))?;
+    fs::rename(&passing, path).map_err(at(path))
+}
+
+/// Has the names in `folder` reach the disk.
+fn sync_folder(folder: &Path) -> Result<(), SnapshotError> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))
+}
+
+/// Removes files of ours that no manifest names: of snapshots before, or left by a crash.
+fn remove_others(folder: &Path, named: &HashSet<&str>) -> Result<(), SnapshotError> {
+    for entry in fs::read_dir(folder).map_err(at(folder))? {
+        let entry = entry.map_err(at(folder))?;
+        let name = entry.file_name();
+        let is_ours = |name: &str| name.starts_with(SEGMENT_PREFIX) || name.ends_with(PASSING_SUFFIX);
+        if name.to_str().is_some_and(|name| is_ours(name) && !named.contains(name)) {
+            fs::remove_file(entry.path()).map_err(at(&entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> SnapshotError {
+    let path = path.to_owned();
+    |source| SnapshotError { path, source }
+}
+
+/// Reads the snapshot in `folder`; if there are `expected` settings, it must have been saved under these.
+pub(crate) fn load(folder: &Path, expected: Option<&Settings>) -> Result<View, RestoreError> {
+    let manifest = load_manifest(&folder.join(MANIFEST))?;
+    let settings = &manifest.settings;
+    same("analyzer version", &manifest.analyzer_version, &ANALYZER_VERSION)?;
+    if let Some(expected) = expected {
+        same("encoder", &settings.encoder, &expected.encoder)?;
+        same("dimensions", &settings.dimensions, &expected.dimensions)?;
+        same("analyzer", &settings.analyzer, &expected.analyzer)?;
+    }
+    let parts = manifest.segments.par_iter().map(|segment| load_part(settings, folder, segment));
+    Ok(View::new(manifest.version, parts.collect::<Result<_, _>>()?))
+}
+
+fn load_manifest(path: &Path) -> Result<Manifest, RestoreError> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(RestoreError::Missing),
+        Err(source) => return Err(RestoreError::Unreadable { path: path.to_owned(), source }),
+    };
+    let damaged = |what| RestoreError::Damaged { path: path.to_owned(), what };
+    // The checksum, and a line's end before and after it.
+    let json_len = text.len().checked_sub(34).ok_or_else(|| damaged("cut short"))?;
+    let (json, rest) = text.split_at(json_len);
+    if rest != format!("\n{:032x}\n", xxh3_128(json)).as_bytes() {
+        return Err(damaged("another checksum"));
+    }
+    // The format comes first: of another one, nothing else need be as it is here.
+    let json: serde_json::Value = serde_json::from_slice(json).map_err(|_| damaged("no JSON"))?;
+    same("format", &json["format"], &serde_json::Value::from(FORMAT))?;
+    serde_json::from_value(json).map_err(|_| damaged("no manifest"))
+}
+
+fn same<T: PartialEq + Serialize>(what: &'static str, found: &T, expected: &T) -> Result<(), RestoreError> {
+    if found == expected {
+        return Ok(());
+    }
+    let told = |value: &T| serde_json::to_string(value).unwrap_or_default();
+    Err(RestoreError::Foreign { what, found: told(found), expected: told(expected) })
+}
+
+fn load_part(settings: &Settings, folder: &Path, entry: &ManifestSegment) -> Result<Part, RestoreError> {
+    let damaged = |path: &Path, what| RestoreError::Damaged { path: path.to_owned(), what };
+    let manifest = folder.join(MANIFEST);
+    let seal = seal_of(entry).ok_or_else(|| damaged(&manifest, "a segment has no name of ours"))?;
+    let path = folder.join(&entry.file);
+    let load = || {
+        let mut file = File::open(&path).map_err(LoadError::Io)?;
+        if file.metadata().map_err(LoadError::Io)?.len() != seal.bytes {
+            return Err(LoadError::Damaged("another size"));
+        }
+        Segment::load(settings, &mut file, seal)
+    };
+    let segment = load().map_err(|error| match error {
+        LoadError::Damaged(what) => damaged(&path, what),
+        LoadError::Io(source) if source.kind() == io::ErrorKind::NotFound => damaged(&path, "missing"),
+        LoadError::Io(source) => RestoreError::Unreadable { path: path.clone(), source },
+    })?;
+    let fits = segment.len() == entry.chunks
+        && entry.deleted.is_sorted_by(|left, right| left < right)
+        && entry.deleted.last().is_none_or(|last| (*last as usize) < segment.len());
+    if !fits {
+        return Err(damaged(&manifest, "deletions do not fit their segment"));
+    }
+    Part::whole(segment)
+        .without_docs(&entry.deleted, settings.analyzer)
+        .ok_or_else(|| damaged(&manifest, "a segment without a live chunk"))
+}
+
+/// Checks the snapshot in `folder` as [`crate::Index::restore`] would, under whatever settings it was saved.
+///
+/// # Errors
+/// Those of [`crate::Index::restore`].
+pub fn verify_snapshot(folder: &Path) -> Result<(), RestoreError> {
+    load(folder, None).map(drop)
+}

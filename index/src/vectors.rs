@@ -1,0 +1,432 @@
+//! One sealed segment's vectors, and exact search over many segments.
+//!
+//! A scan of 8-bit codes gives every row an upper bound of its score; rows are then scored in f32, highest bound first,
+//! until no bound reaches the `k`-th score found. So the answer is the same as that of a scan in f32, whatever the data:
+//! the codes decide only how much of it must be read.
+//!
+//! The bound: a row `v` is `s·c + r` (step, codes, residual), a query `q` is `t·d + e`. Then
+//! `q·v = s·t·(d·c) + e·(s·c) + q·r ≤ s·t·(d·c) + |e|·|s·c| + |q|·|r|` (Cauchy–Schwarz), plus what rounding may add.
+
+use std::cell::RefCell;
+
+use thiserror::Error;
+
+use crate::bits::{Best, Bits, Candidate};
+use crate::kernels::{self, BLOCK, CODE_LANES, RowScale, ScanQuery};
+
+/// The vectors of a segment: never changed once built.
+#[derive(Debug)]
+pub(crate) struct Vectors {
+    dimensions: usize,
+    /// `[len * dimensions]`
+    rows: Vec<f32>,
+    /// `[len * stride]`, each row padded with zeros.
+    codes: Vec<i8>,
+    scales: Vec<RowScale>,
+    stride: usize,
+    /// At least the length of the longest row, and of the longest row made from codes.
+    length_max: f32,
+}
+
+/// Rows that are no vectors of the index.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub(crate) enum VectorsError {
+    #[error("{numbers} numbers are no rows of {dimensions}")]
+    Shape { numbers: usize, dimensions: usize },
+    #[error("row {row} holds a number that is not finite")]
+    NotFinite { row: usize },
+}
+
+impl Vectors {
+    /// Takes `rows`, `[n * dimensions]`, usually of unit length. They are all that a snapshot need keep: codes are
+    /// computed from them, about 1 µs a row of 256.
+    ///
+    /// # Errors
+    /// Where `rows` is no whole number of rows, or a number is not finite.
+    pub(crate) fn build(dimensions: usize, rows: Vec<f32>) -> Result<Self, VectorsError> {
+        if dimensions == 0 || !rows.len().is_multiple_of(dimensions) {
+            return Err(VectorsError::Shape { numbers: rows.len(), dimensions });
+        }
+        let stride = dimensions.next_multiple_of(CODE_LANES);
+        let len = rows.len() / dimensions;
+        let mut codes = vec![0_i8; len * stride];
+        let mut scales = Vec::with_capacity(len);
+        let mut length_max = 0.0_f32;
+        for ((at, row), codes) in rows.chunks_exact(dimensions).enumerate().zip(codes.chunks_exact_mut(stride)) {
+            if !row.iter().all(|value| value.is_finite()) {
+                return Err(VectorsError::NotFinite { row: at });
+            }
+            let (scale, length) = quantise(row, codes);
+            scales.push(scale);
+            length_max = length_max.max(length + scale.residual);
+        }
+        Ok(Self { dimensions, rows, codes, scales, stride, length_max })
+    }
+
+    /// How many rows there are.
+    pub(crate) fn len(&self) -> usize {
+        self.scales.len()
+    }
+
+    /// The row of a document of this segment.
+    pub(crate) fn row(&self, doc: u32) -> &[f32] {
+        &self.rows[doc as usize * self.dimensions..][..self.dimensions]
+    }
+
+    /// All rows, one after the other: what a snapshot keeps and [`Vectors::build`] takes.
+    pub(crate) fn rows(&self) -> &[f32] {
+        &self.rows
+    }
+
+    /// Bytes on the heap.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.rows.capacity() * size_of::<f32>() + self.codes.capacity() + self.scales.capacity() * size_of::<RowScale>()
+    }
+}
+
+/// Writes the codes of a row, and returns their scale and at least the row's length.
+fn quantise(row: &[f32], codes: &mut [i8]) -> (RowScale, f32) {
+    let largest = row.iter().fold(0.0_f32, |max, value| max.max(value.abs()));
+    // A row too small for a step of its own is all residual.
+    let step = if largest > 1e-30 { largest / 127.0 } else { 0.0 };
+    let (mut residual, mut length) = (0.0_f64, 0.0_f64);
+    for (code, &value) in codes.iter_mut().zip(row) {
+        if step > 0.0 {
+            *code = (value / step).round().clamp(-127.0, 127.0) as i8;
+        }
+        let left = f64::from(value) - f64::from(step) * f64::from(*code);
+        residual += left * left;
+        length += f64::from(value) * f64::from(value);
+    }
+    (RowScale { step, residual: at_least(residual.sqrt()) }, at_least(length.sqrt()))
+}
+
+/// `value`, which f64 arithmetic may have left a little short, as an f32 that is not below it.
+fn at_least(value: f64) -> f32 {
+    ((value * (1.0 + 1e-9)) as f32).next_up()
+}
+
+/// A segment's vectors as one search sees them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct VectorsView<'a> {
+    pub(crate) vectors: &'a Vectors,
+    /// The documents that count, all of them if `None`: neither deleted nor filtered out.
+    pub(crate) live: Option<&'a Bits>,
+    /// The documents' chunk ids.
+    pub(crate) ids: &'a [[u8; 16]],
+}
+
+/// What searches looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Visited {
+    /// Rows whose codes were read, if they were live.
+    pub(crate) scanned: u64,
+    /// Rows scored in f32.
+    pub(crate) rescored: u64,
+}
+
+/// What a search needs of memory, kept by its thread.
+#[derive(Default)]
+struct Scratch {
+    query: Vec<i16>,
+    upper: Vec<f32>,
+    maxima: Vec<f32>,
+    /// Bound and place of rows to score.
+    candidates: Vec<(f32, u32)>,
+}
+
+thread_local! {
+    // Bound: four bytes for each row of the largest index searched.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// The `k` live rows of the highest dot product with `query`, best first, ties by chunk id; fewer if there are
+/// fewer. Exactly those that scoring every row in f32 gives, and with the same scores.
+///
+/// `query`: `[dimensions]`, finite; at unit length, with rows of unit length, scores are cosines, -1 to 1.
+/// Blocks the calling thread for about 8 ns a row of 256.
+pub(crate) fn search(segments: &[VectorsView<'_>], query: &[f32], k: usize, visited: &mut Visited) -> Vec<Candidate> {
+    SCRATCH.with_borrow_mut(|scratch| search_with(scratch, segments, query, k, visited))
+}
+
+fn search_with(
+    scratch: &mut Scratch,
+    segments: &[VectorsView<'_>],
+    query: &[f32],
+    k: usize,
+    visited: &mut Visited,
+) -> Vec<Candidate> {
+    if k == 0 {
+        return Vec::new();
+    }
+    let Scratch { query: codes, upper, maxima, candidates } = scratch;
+    // Each segment starts a new block.
+    let mut starts = Vec::with_capacity(segments.len());
+    let mut places = 0;
+    for segment in segments {
+        starts.push(places);
+        places += segment.vectors.len().next_multiple_of(BLOCK);
+    }
+    if upper.len() < places {
+        upper.resize(places, f32::NEG_INFINITY);
+        maxima.resize(places / BLOCK, f32::NEG_INFINITY);
+    }
+    let (upper, maxima) = (&mut upper[..places], &mut maxima[..places / BLOCK]);
+
+    let scale = quantise_query(query, codes);
+    for (segment, &start) in segments.iter().zip(&starts) {
+        let Vectors { codes: rows, scales, stride, length_max, .. } = segment.vectors;
+        let len = segment.vectors.len();
+        codes.resize(*stride, 0);
+        let query = ScanQuery {
+            codes,
+            step: scale.step,
+            length: scale.length,
+            slack: length_max * (scale.residual + scale.length * rounding(query.len())),
+        };
+        let upper = &mut upper[start..start + len.next_multiple_of(BLOCK)];
+        upper[len..].fill(f32::NEG_INFINITY);
+        let maxima = &mut maxima[start / BLOCK..][..len.div_ceil(BLOCK)];
+        kernels::scan(rows, scales, query, segment.live.map(Bits::words), &mut upper[..len], maxima);
+        visited.scanned += segment.live.map_or(len, Bits::count) as u64;
+    }
+    let score = |place: u32| {
+        let segment = starts.partition_point(|&start| start <= place as usize) - 1;
+        let doc = place - starts[segment] as u32;
+        let VectorsView { vectors, ids, .. } = segments[segment];
+        Candidate::new(segment as u32, doc, kernels::dot(query, vectors.row(doc)), ids)
+    };
+
+    // The rows of the `k` highest bounds make a first threshold …
+    let mut seeds = Best::new(k);
+    each_at_least(f32::MIN, upper, maxima, |bound, place| {
+        seeds.offer(Candidate { segment: 0, doc: place, score: bound, id: 0 });
+        seeds.threshold().max(f32::MIN)
+    });
+    let seeds = seeds.into_sorted();
+    let mut best = Best::new(k);
+    for seed in &seeds {
+        best.offer(score(seed.doc));
+        // Not to be found again below.
+        upper[seed.doc as usize] = f32::NEG_INFINITY;
+    }
+    visited.rescored += seeds.len() as u64;
+    if seeds.len() < k {
+        return best.into_sorted();
+    }
+
+    // … and what it leaves in question is scored, the most promising first, so that the threshold rises soon.
+    candidates.clear();
+    let threshold = best.threshold();
+    each_at_least(threshold, upper, maxima, |bound, place| {
+        candidates.push((bound, place));
+        threshold
+    });
+    candidates.sort_unstable_by(|left, right| right.0.total_cmp(&left.0).then(left.1.cmp(&right.1)));
+    for &(bound, place) in candidates.iter() {
+        if bound < best.threshold() {
+            break;
+        }
+        best.offer(score(place));
+        visited.rescored += 1;
+    }
+    best.into_sorted()
+}
+
+/// Calls `found` with each bound that is at least the threshold, and its place; `found` gives the next threshold.
+fn each_at_least(mut threshold: f32, upper: &[f32], maxima: &[f32], mut found: impl FnMut(f32, u32) -> f32) {
+    for (block, (&maximum, bounds)) in maxima.iter().zip(upper.chunks_exact(BLOCK)).enumerate() {
+        if maximum >= threshold {
+            for (at, &bound) in bounds.iter().enumerate() {
+                if bound >= threshold {
+                    threshold = found(bound, (block * BLOCK + at) as u32);
+                }
+            }
+        }
+    }
+}
+
+/// What a query's codes mean, and at least how long it and its residual are.
+struct QueryScale {
+    step: f32,
+    length: f32,
+    residual: f32,
+}
+
+/// Writes the query's codes: 16 bits, or fewer where the sum of products with a row's codes could leave `i32`.
+fn quantise_query(query: &[f32], codes: &mut Vec<i16>) -> QueryScale {
+    let largest = query.iter().fold(0.0_f32, |max, value| max.max(value.abs()));
+    let total: f64 = query.iter().map(|value| f64::from(value.abs())).sum();
+    // Rounding may add half a step to each code.
+    let room = f64::from(i32::MAX) / 127.0 - query.len() as f64;
+    let steps = (32_767.0 / f64::from(largest)).min(room / total);
+    let step = if largest > 1e-30 && steps > 0.0 { (1.0 / steps) as f32 } else { 0.0 };
+    codes.clear();
+    let (mut residual, mut length) = (0.0_f64, 0.0_f64);
+    for &value in query {
+        // `as` saturates, and makes 0 of what is no number.
+        let code = if step > 0.0 { (f64::from(value) / f64::from(step)).round() as i16 } else { 0 };
+        let left = f64::from(value) - f64::from(step) * f64::from(code);
+        residual += left * left;
+        length += f64::from(value) * f64::from(value);
+        codes.push(code);
+    }
+    QueryScale { step, length: at_least(length.sqrt()), residual: at_least(residual.sqrt()) }
+}
+
+/// At least the share of |q|·|v| by which rounding moves an f32 score or its bound: each of the additions of a lane and of
+/// the tree, and the few operations of the bound, by half a unit of the last place. Doubled, to be far from doubt.
+fn rounding(dimensions: usize) -> f32 {
+    (dimensions.div_ceil(16) + 16) as f32 * f32::EPSILON
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+
+    fn unit(mut row: Vec<f32>) -> Vec<f32> {
+        let length = row.iter().map(|value| value * value).sum::<f32>().sqrt();
+        row.iter_mut().for_each(|value| *value /= length);
+        row
+    }
+
+    fn random(rng: &mut StdRng, dimensions: usize) -> Vec<f32> {
+        unit((0..dimensions).map(|_| rng.random_range(-1.0..1.0)).collect())
+    }
+
+    fn near(rng: &mut StdRng, row: &[f32], distance: f32) -> Vec<f32> {
+        unit(row.iter().map(|value| value + rng.random_range(-distance..distance)).collect())
+    }
+
+    /// Every live row scored in f32.
+    fn plain(segments: &[VectorsView<'_>], query: &[f32], k: usize) -> Vec<Candidate> {
+        let mut all = Vec::new();
+        for (at, segment) in segments.iter().enumerate() {
+            for doc in 0..segment.vectors.len() as u32 {
+                if segment.live.is_none_or(|live| live.get(doc)) {
+                    let score = kernels::dot(query, segment.vectors.row(doc));
+                    all.push(Candidate::new(at as u32, doc, score, segment.ids));
+                }
+            }
+        }
+        all.sort();
+        all.truncate(k);
+        all
+    }
+
+    fn check(segments: &[VectorsView<'_>], query: &[f32]) {
+        for k in [0, 1, 7, 40, 5_000] {
+            let mut visited = Visited::default();
+            let found = search(segments, query, k, &mut visited);
+            let expected = plain(segments, query, k);
+            assert_eq!(found, expected, "k = {k}");
+            assert!(found.iter().zip(&expected).all(|(left, right)| left.score.to_bits() == right.score.to_bits()));
+            assert!(visited.rescored <= visited.scanned && visited.rescored >= found.len() as u64);
+        }
+    }
+
+    fn check_rows(dimensions: usize, rows: Vec<Vec<f32>>, queries: &[Vec<f32>], rng: &mut StdRng) {
+        let build = |rows: &[Vec<f32>]| Vectors::build(dimensions, rows.concat()).unwrap();
+        let (left, right) = rows.split_at(rows.len() / 3);
+        let (whole, left, right) = (build(&rows), build(left), build(right));
+        let mut most = Bits::ones(rows.len());
+        let mut few = Bits::zeros(rows.len());
+        let mut some = Bits::zeros(left.len());
+        (0..rows.len() as u32).for_each(|at| _ = most.set(at, rng.random_bool(0.9)));
+        (0..rows.len() as u32).for_each(|at| _ = few.set(at, rng.random_bool(0.03)));
+        (0..left.len() as u32).for_each(|at| _ = some.set(at, rng.random_bool(0.3)));
+        // Ids run against the order of documents, and to both segments alike.
+        let ids: Vec<[u8; 16]> = (0..rows.len() as u128).rev().map(u128::to_be_bytes).collect();
+        let view = |vectors, live| VectorsView { vectors, live, ids: &ids };
+        for query in queries {
+            check(&[view(&whole, None)], query);
+            check(&[view(&whole, Some(&most))], query);
+            check(&[view(&whole, Some(&few))], query);
+            check(&[view(&left, Some(&some)), view(&right, None)], query);
+        }
+    }
+
+    #[test]
+    fn random_rows_of_any_dimension() {
+        let rng = &mut StdRng::seed_from_u64(1);
+        for dimensions in [1, 3, 31, 32, 33, 100, 256] {
+            let rows = (0..700).map(|_| random(rng, dimensions)).collect();
+            let queries: Vec<_> = (0..5).map(|_| random(rng, dimensions)).collect();
+            check_rows(dimensions, rows, &queries, rng);
+        }
+    }
+
+    #[test]
+    fn clusters_closer_than_codes_can_tell() {
+        let rng = &mut StdRng::seed_from_u64(2);
+        let centres: Vec<_> = (0..4).map(|_| random(rng, 64)).collect();
+        let rows = (0..800).map(|at| near(rng, &centres[at % 4], 0.003)).collect();
+        let queries: Vec<_> = centres.iter().map(|centre| near(rng, centre, 0.001)).collect();
+        check_rows(64, rows, &queries, rng);
+    }
+
+    #[test]
+    fn equal_rows_come_in_order() {
+        let rng = &mut StdRng::seed_from_u64(3);
+        let kinds: Vec<_> = (0..3).map(|_| random(rng, 48)).collect();
+        let rows: Vec<_> = (0..300).map(|at| kinds[at % 3].clone()).collect();
+        check_rows(48, rows, &kinds, rng);
+    }
+
+    #[test]
+    fn rows_made_to_deceive_the_codes() {
+        let rng = &mut StdRng::seed_from_u64(4);
+        // One large component sets the step; the query looks only at the small ones, which codes round away.
+        let rows: Vec<_> = (0..500)
+            .map(|_| {
+                let mut row: Vec<f32> = (0..64).map(|_| rng.random_range(-0.0035..0.0035)).collect();
+                row[0] = 0.999;
+                unit(row)
+            })
+            .collect();
+        let mut query = random(rng, 64);
+        query[0] = 0.0;
+        let mut axis = vec![0.0; 64];
+        axis[0] = 1.0;
+        check_rows(64, rows.clone(), &[unit(query), axis.clone(), rows[7].clone()], rng);
+
+        // No unit length, no length at all, tiny, huge.
+        let mut odd: Vec<Vec<f32>> = rows.into_iter().take(200).collect();
+        odd[3].iter_mut().for_each(|value| *value *= 1e6);
+        odd[4].iter_mut().for_each(|value| *value *= -1e6);
+        odd[5].fill(0.0);
+        odd[6].iter_mut().for_each(|value| *value *= 1e-33);
+        odd[7].fill(f32::MIN_POSITIVE / 8.0);
+        let mut huge = axis.clone();
+        huge[0] = 1e9;
+        check_rows(64, odd, &[axis, huge, vec![0.0; 64]], rng);
+    }
+
+    #[test]
+    fn sums_of_many_dimensions_stay_in_range() {
+        // All codes at their largest, of one sign: the sum that comes closest to the end of i32.
+        let dimensions = 8_192;
+        let value = 1.0 / (dimensions as f32).sqrt();
+        let rng = &mut StdRng::seed_from_u64(5);
+        let mut rows = vec![vec![value; dimensions], vec![-value; dimensions]];
+        rows.extend((0..6).map(|_| random(rng, dimensions)));
+        check_rows(dimensions, rows, &[vec![value; dimensions], vec![-value; dimensions]], rng);
+    }
+
+    #[test]
+    fn refuses_what_are_no_rows() {
+        let refused = |dimensions, rows| Vectors::build(dimensions, rows).unwrap_err();
+        assert_eq!(refused(3, vec![0.0; 4]), VectorsError::Shape { numbers: 4, dimensions: 3 });
+        assert_eq!(refused(0, vec![]), VectorsError::Shape { numbers: 0, dimensions: 0 });
+        assert_eq!(refused(2, vec![0.0, 1.0, f32::NAN, 1.0]), VectorsError::NotFinite { row: 1 });
+        let none = Vectors::build(3, vec![]).unwrap();
+        assert!(
+            search(&[VectorsView { vectors: &none, live: None, ids: &[] }], &[1.0; 3], 5, &mut Visited::default())
+                .is_empty()
+        );
+        assert!(search(&[], &[1.0; 3], 5, &mut Visited::default()).is_empty());
+    }
+}

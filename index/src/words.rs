@@ -1,0 +1,856 @@
+//! One sealed segment's inverted index, and BM25 over many segments.
+//!
+//! Score: BM25 with fields weighted as if a title's words stood in the text several times (Robertson, Zaragoza and Taylor,
+//! "Simple BM25 extension to multiple weighted fields", CIKM 2004): `Σ idf · tf / (tf + K)` with
+//! `K = K1 · (1 - B + B · length / average length)`, `idf = ln(1 + (N - df + 0.5) / (df + 0.5))` as Lucene has it, and `tf`
+//! and lengths summed over fields by weight. N, df and average count live documents of all segments, exactly, so a score
+//! does not depend on how documents are spread over segments, nor on those that are gone.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use foldhash::fast::FixedState;
+
+use crate::analyze::Analyzer;
+use crate::bits::{Best, Bits, Candidate};
+use crate::kernels::{self, BLOCK};
+use crate::sections::{LoadError, SectionReader, SectionWriter};
+
+/// How soon more occurrences of a term stop to matter. 1.2 and 0.75 are the defaults of Lucene, and of the survey by
+/// Robertson and Zaragoza, "The Probabilistic Relevance Framework", 2009, section 3.5.
+const K1: f32 = 1.2;
+/// How much a long text's occurrences count for less.
+const B: f32 = 0.75;
+
+/// Weights of fields, whole numbers so that sums of them are exact.
+const TITLE_WEIGHT: u32 = 2;
+const HEADING_WEIGHT: u32 = 2;
+const CONTENT_WEIGHT: u32 = 1;
+
+/// Documents that one segment can hold: a posting is a number of 32 bits, 24 of them the document.
+pub(crate) const DOCS_MAX: usize = 1 << 24;
+const FREQUENCY_BITS: u32 = 8;
+/// More occurrences count as this many, at which a term's score is within 2 % of its limit for texts of usual length.
+const FREQUENCY_MAX: u32 = (1 << FREQUENCY_BITS) - 1;
+
+/// The searched text of a document.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WordsDoc<'a> {
+    pub(crate) title: &'a str,
+    pub(crate) heading: &'a str,
+    pub(crate) content: &'a str,
+}
+
+impl WordsDoc<'_> {
+    /// Calls `found` with each term and the weight of its field.
+    fn terms(&self, analyzer: Analyzer, mut found: impl FnMut(&str, u32)) {
+        let fields = [(self.title, TITLE_WEIGHT), (self.heading, HEADING_WEIGHT), (self.content, CONTENT_WEIGHT)];
+        for (text, weight) in fields {
+            analyzer.terms(text, &mut |term| found(term, weight));
+        }
+    }
+}
+
+/// The words of a segment's documents: never changed once built.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Words {
+    /// Terms, in order of their bytes, one after the other.
+    text: String,
+    /// `[terms + 1]` where each term starts in `text`.
+    term_starts: Vec<u32>,
+    /// `[terms + 1]` where each term's postings start.
+    posting_starts: Vec<u32>,
+    /// Document above, weighted frequency below, ascending by document for each term.
+    postings: Vec<u32>,
+    /// `[docs]` weighted number of terms.
+    lengths: Vec<u32>,
+    /// Term + 1 at the place that its hash says or the next free one, 0 where free; a power of two, at most half full.
+    slots: Vec<u32>,
+}
+
+impl Words {
+    /// Indexes `docs`, numbered in their order, at most [`DOCS_MAX`].
+    pub(crate) fn build(analyzer: Analyzer, docs: &[WordsDoc<'_>]) -> Self {
+        assert!(docs.len() <= DOCS_MAX, "{} documents in a segment", docs.len());
+        let mut known: HashMap<Box<str>, u32, FixedState> = HashMap::default();
+        let mut entries: Vec<(u32, u32)> = Vec::new();
+        let mut lengths = Vec::with_capacity(docs.len());
+        // Of the document at hand: weighted frequency by term, and which terms have one.
+        let mut frequencies: Vec<u32> = Vec::new();
+        let mut touched: Vec<u32> = Vec::new();
+        for (doc, words) in docs.iter().enumerate() {
+            let mut length = 0_u32;
+            words.terms(analyzer, |term, weight| {
+                length = length.saturating_add(weight);
+                let term = match known.get(term) {
+                    Some(&term) => term,
+                    None => {
+                        let next = known.len() as u32;
+                        known.insert(term.into(), next);
+                        frequencies.push(0);
+                        next
+                    }
+                };
+                let frequency = &mut frequencies[term as usize];
+                if *frequency == 0 {
+                    touched.push(term);
+                }
+                *frequency = frequency.saturating_add(weight);
+            });
+            for term in touched.drain(..) {
+                let frequency = std::mem::take(&mut frequencies[term as usize]).min(FREQUENCY_MAX);
+                entries.push((term, (doc as u32) << FREQUENCY_BITS | frequency));
+            }
+            lengths.push(length);
+        }
+
+        let mut terms: Vec<(Box<str>, u32)> = known.into_iter().collect();
+        terms.sort_unstable();
+        let mut ranks = vec![0_u32; terms.len()];
+        terms.iter().enumerate().for_each(|(rank, (_, term))| ranks[*term as usize] = rank as u32);
+        // A counting sort by rank keeps documents in order.
+        let mut posting_starts = vec![0_u32; terms.len() + 1];
+        entries.iter().for_each(|(term, _)| posting_starts[ranks[*term as usize] as usize + 1] += 1);
+        let mut total = 0_u64;
+        for start in &mut posting_starts {
+            total += u64::from(*start);
+            *start = u32::try_from(total).expect("fewer postings than 16 million documents of 256 terms have");
+        }
+        let mut next = posting_starts.clone();
+        let mut postings = vec![0_u32; entries.len()];
+        for (term, posting) in entries {
+            let at = &mut next[ranks[term as usize] as usize];
+            postings[*at as usize] = posting;
+            *at += 1;
+        }
+        Self::new(terms.iter().map(|(term, _)| &**term), posting_starts, postings, lengths)
+    }
+
+    /// The documents of several segments as one: what [`Words::build`] gives for them, at a hundredth of its cost. For
+    /// each source there is the new number of each of its documents, `None` for one that is left out; together they are
+    /// the numbers from 0 to `len`, each once, and `len` is at most [`DOCS_MAX`].
+    pub(crate) fn merge(sources: &[(&Self, &[Option<u32>])], len: usize) -> Self {
+        assert!(len <= DOCS_MAX, "{len} documents in a segment");
+        let mut lengths = vec![0_u32; len];
+        for (words, numbers) in sources {
+            for (number, length) in numbers.iter().zip(&words.lengths) {
+                if let Some(number) = number {
+                    lengths[*number as usize] = *length;
+                }
+            }
+        }
+
+        let mut all: Vec<(&str, u32, u32)> = Vec::new();
+        for (source, (words, _)) in sources.iter().enumerate() {
+            all.extend((0..words.terms()).map(|term| (words.term(term), source as u32, term)));
+        }
+        // Stable and quick for what is sorted in stretches.
+        all.sort();
+        let mut terms: Vec<&str> = Vec::new();
+        let mut posting_starts = vec![0_u32];
+        let mut postings: Vec<u32> = Vec::with_capacity(sources.iter().map(|(words, _)| words.postings.len()).sum());
+        for same in all.chunk_by(|left, right| left.0 == right.0) {
+            let before = postings.len();
+            for &(_, source, term) in same {
+                let (words, numbers) = sources[source as usize];
+                postings.extend(words.postings(term).iter().filter_map(|posting| {
+                    let number = numbers[(posting >> FREQUENCY_BITS) as usize]?;
+                    Some(number << FREQUENCY_BITS | posting & FREQUENCY_MAX)
+                }));
+            }
+            // Sources may interleave, though they seldom do.
+            if !postings[before..].is_sorted() {
+                postings[before..].sort_unstable();
+            }
+            if postings.len() > before {
+                terms.push(same[0].0);
+                let end = u32::try_from(postings.len());
+                posting_starts.push(end.expect("fewer postings than 16 million documents of 256 terms have"));
+            }
+        }
+        postings.shrink_to_fit();
+        Self::new(terms.into_iter(), posting_starts, postings, lengths)
+    }
+
+    fn new<'a>(
+        terms: impl Iterator<Item = &'a str>,
+        posting_starts: Vec<u32>,
+        postings: Vec<u32>,
+        lengths: Vec<u32>,
+    ) -> Self {
+        let mut text = String::new();
+        let mut term_starts = vec![0];
+        for term in terms {
+            text.push_str(term);
+            term_starts.push(u32::try_from(text.len()).expect("distinct terms of less than 4 GB"));
+        }
+        let mut words = Self { text, term_starts, posting_starts, postings, lengths, slots: Vec::new() };
+        words.fill_slots();
+        words
+    }
+
+    fn fill_slots(&mut self) {
+        let mut slots = vec![0_u32; (self.terms() as usize * 2).next_power_of_two()];
+        let mask = slots.len() - 1;
+        for term in 0..self.terms() {
+            let mut at = hash(self.term(term)) & mask;
+            while slots[at] != 0 {
+                at = (at + 1) & mask;
+            }
+            slots[at] = term + 1;
+        }
+        self.slots = slots;
+    }
+
+    /// How many documents there are.
+    pub(crate) fn len(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Bytes on the heap.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let numbers = [&self.term_starts, &self.posting_starts, &self.postings, &self.lengths, &self.slots];
+        self.text.capacity() + numbers.iter().map(|numbers| numbers.capacity() * size_of::<u32>()).sum::<usize>()
+    }
+
+    /// Bytes of distinct terms, and postings: neither may be more than `u32` counts in one segment.
+    pub(crate) fn sizes(&self) -> [usize; 2] {
+        [self.text.len(), self.postings.len()]
+    }
+
+    pub(crate) fn save<'a>(&'a self, out: &mut SectionWriter<'a>) {
+        out.put(self.text.as_bytes());
+        out.put(&self.term_starts);
+        out.put(&self.posting_starts);
+        out.put(&self.postings);
+        out.put(&self.lengths);
+    }
+
+    /// Takes back what [`Words::save`] put, about 2 ns a posting and 50 ns a term; refuses whatever a search could stumble
+    /// over.
+    pub(crate) fn load(from: &mut SectionReader<'_>) -> Result<Self, LoadError> {
+        let check = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(LoadError::Damaged(what)) };
+        let text = String::from_utf8(from.take()?).map_err(|_| LoadError::Damaged("terms are not UTF-8"))?;
+        let (term_starts, posting_starts) = (from.take()?, from.take()?);
+        let (postings, lengths): (Vec<u32>, Vec<u32>) = (from.take()?, from.take()?);
+        check(lengths.len() <= DOCS_MAX, "too many documents")?;
+        check(term_starts.len() == posting_starts.len(), "terms and postings differ in number")?;
+        check(starts_of(&term_starts, text.len()), "terms overlap or leave gaps")?;
+        check(starts_of(&posting_starts, postings.len()), "postings overlap or leave gaps")?;
+        check(term_starts.iter().all(|&start| text.is_char_boundary(start as usize)), "a term cuts a character")?;
+        let mut words = Self { text, term_starts, posting_starts, postings, lengths, slots: Vec::new() };
+        check((1..words.terms()).all(|term| words.term(term - 1) < words.term(term)), "terms are out of order")?;
+        for term in 0..words.terms() {
+            let postings = words.postings(term);
+            let last = postings.last().map_or(usize::MAX, |last| (last >> FREQUENCY_BITS) as usize);
+            check(last < words.len(), "a posting of no document")?;
+            check(postings.iter().all(|posting| posting & FREQUENCY_MAX > 0), "a posting of no occurrence")?;
+            let ascend = postings.windows(2).all(|pair| pair[0] >> FREQUENCY_BITS < pair[1] >> FREQUENCY_BITS);
+            check(ascend, "postings are out of order")?;
+        }
+        words.fill_slots();
+        Ok(words)
+    }
+
+    fn terms(&self) -> u32 {
+        self.term_starts.len() as u32 - 1
+    }
+
+    fn term(&self, term: u32) -> &str {
+        &self.text[self.term_starts[term as usize] as usize..self.term_starts[term as usize + 1] as usize]
+    }
+
+    fn postings(&self, term: u32) -> &[u32] {
+        let starts = &self.posting_starts;
+        &self.postings[starts[term as usize] as usize..starts[term as usize + 1] as usize]
+    }
+
+    fn find(&self, term: &str) -> Option<u32> {
+        let mask = self.slots.len() - 1;
+        let mut at = hash(term) & mask;
+        loop {
+            let found = self.slots[at].checked_sub(1)?;
+            if self.term(found) == term {
+                return Some(found);
+            }
+            at = (at + 1) & mask;
+        }
+    }
+}
+
+fn hash(term: &str) -> usize {
+    xxhash_rust::xxh3::xxh3_64(term.as_bytes()) as usize
+}
+
+/// Whether `starts` go from 0 up to `end`, at least one of them.
+fn starts_of(starts: &[u32], end: usize) -> bool {
+    starts.first() == Some(&0) && starts.last().is_some_and(|&last| last as usize == end) && starts.is_sorted()
+}
+
+/// What of a segment's words still counts once documents are deleted: exactly what a segment of the live ones would have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WordsLive {
+    /// `[terms]` live documents with the term.
+    frequencies: Vec<u32>,
+    docs: u32,
+    /// Of all live documents together, weighted.
+    length: u64,
+}
+
+impl WordsLive {
+    /// All documents are live.
+    pub(crate) fn all(words: &Words) -> Self {
+        Self {
+            frequencies: words.posting_starts.windows(2).map(|pair| pair[1] - pair[0]).collect(),
+            docs: words.len() as u32,
+            length: words.lengths.iter().map(|&length| u64::from(length)).sum(),
+        }
+    }
+
+    /// Counts the documents in `live` anew: about 1 ns a posting of the segment, however many are gone.
+    pub(crate) fn recount(words: &Words, live: &Bits) -> Self {
+        let count = |postings: &[u32]| postings.iter().filter(|&&posting| live.get(posting >> FREQUENCY_BITS)).count();
+        Self {
+            frequencies: (0..words.terms()).map(|term| count(words.postings(term)) as u32).collect(),
+            docs: live.count() as u32,
+            length: live.iter_ones().map(|doc| u64::from(words.lengths[doc as usize])).sum(),
+        }
+    }
+
+    /// Takes out a live document, whose text is read again: about 50 ns a word. Better than [`WordsLive::recount`] for
+    /// few documents of a large segment. `analyzer` and `text` are those that it was indexed with.
+    pub(crate) fn remove(&mut self, words: &Words, analyzer: Analyzer, doc: u32, text: &WordsDoc<'_>) {
+        let mut terms: Vec<u32> = Vec::new();
+        text.terms(analyzer, |term, _| terms.extend(words.find(term)));
+        terms.sort_unstable();
+        terms.dedup();
+        for term in terms {
+            let frequency = &mut self.frequencies[term as usize];
+            *frequency = frequency.saturating_sub(1);
+        }
+        self.docs = self.docs.saturating_sub(1);
+        self.length = self.length.saturating_sub(u64::from(words.lengths[doc as usize]));
+    }
+
+    /// Bytes on the heap.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.frequencies.capacity() * size_of::<u32>()
+    }
+}
+
+/// A segment's words as one search sees them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WordsView<'a> {
+    pub(crate) words: &'a Words,
+    /// Counts of the documents that are not deleted, whether or not the search's filter keeps them.
+    pub(crate) counts: &'a WordsLive,
+    /// The documents that may be found, all of them if `None`: neither deleted nor filtered out.
+    pub(crate) live: Option<&'a Bits>,
+    /// The documents' chunk ids.
+    pub(crate) ids: &'a [[u8; 16]],
+}
+
+/// What a search by words found.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Found {
+    /// Best first, ties by chunk id. Only documents with at least one of the question's terms; scores are above 0.
+    pub(crate) candidates: Vec<Candidate>,
+    /// What no score reaches: that of a document with each term of the question without end. A score divided by it says
+    /// how much of the question a document covers, 0 to 1, and compares between questions.
+    pub(crate) ceiling: f32,
+    /// Distinct terms of the question.
+    pub(crate) terms: usize,
+    /// Postings that were scored.
+    pub(crate) postings: u64,
+}
+
+/// A term of a question.
+#[derive(Debug, Clone, Copy)]
+struct Term {
+    /// Where it is in the scratch's text.
+    start: u32,
+    end: u32,
+    /// Inverse document frequency times occurrences in the question.
+    weight: f32,
+}
+
+/// What a search needs of memory, kept by its thread.
+#[derive(Default)]
+struct Scratch {
+    question: String,
+    terms: Vec<Term>,
+    /// Score by document, 0 between searches.
+    scores: Vec<f32>,
+    /// Which blocks of `scores` are not all 0.
+    touched: Vec<bool>,
+}
+
+thread_local! {
+    // Bound: four bytes for each document of the largest segment searched.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// The `k` live documents of the highest BM25 score for `question`.
+///
+/// Reads each posting of the question's terms, about 1 ns each.
+pub(crate) fn search(analyzer: Analyzer, segments: &[WordsView<'_>], question: &str, k: usize) -> Found {
+    SCRATCH.with_borrow_mut(|scratch| search_with(scratch, analyzer, segments, question, k))
+}
+
+fn search_with(
+    scratch: &mut Scratch,
+    analyzer: Analyzer,
+    segments: &[WordsView<'_>],
+    question: &str,
+    k: usize,
+) -> Found {
+    let Scratch { question: text, terms, scores, touched } = scratch;
+    let docs: u64 = segments.iter().map(|segment| u64::from(segment.counts.docs)).sum();
+    let length: u64 = segments.iter().map(|segment| segment.counts.length).sum();
+    if docs == 0 || k == 0 {
+        return Found::default();
+    }
+    question_terms(analyzer, question, text, terms);
+    for term in terms.iter_mut() {
+        let frequency = |segment: &WordsView<'_>| {
+            let found = segment.words.find(&text[term.start as usize..term.end as usize]);
+            found.map_or(0, |found| u64::from(segment.counts.frequencies[found as usize]))
+        };
+        term.weight *= inverse_frequency(docs, segments.iter().map(frequency).sum());
+    }
+    // One order for all segments, so that a sum does not depend on where a document is.
+    let name = |term: &Term| &text[term.start as usize..term.end as usize];
+    terms
+        .sort_unstable_by(|left, right| right.weight.total_cmp(&left.weight).then_with(|| name(left).cmp(name(right))));
+
+    let saturation = Saturation::of(docs, length);
+    let mut found =
+        Found { ceiling: terms.iter().map(|term| term.weight).sum(), terms: terms.len(), ..Found::default() };
+    let mut best = Best::new(k);
+    for (at, segment) in segments.iter().enumerate() {
+        let len = segment.words.len();
+        if scores.len() < len {
+            scores.resize(len.next_multiple_of(BLOCK), 0.0);
+            touched.resize(len.div_ceil(BLOCK), false);
+        }
+        for term in terms.iter() {
+            if let Some(id) = segment.words.find(name(term)) {
+                let postings = segment.words.postings(id);
+                found.postings += postings.len() as u64;
+                add(postings, &segment.words.lengths, term.weight, saturation, scores, touched);
+            }
+        }
+        for (block, touched) in touched.iter_mut().enumerate().filter(|(_, touched)| **touched) {
+            *touched = false;
+            let scores = &mut scores[block * BLOCK..][..BLOCK];
+            let threshold = best.threshold();
+            if scores.iter().any(|&score| score >= threshold) {
+                let live = segment.live.map_or(u64::MAX, |live| live.words()[block]);
+                for (bit, &score) in scores.iter().enumerate() {
+                    if score > 0.0 && score >= threshold && live >> bit & 1 == 1 {
+                        let doc = (block * BLOCK + bit) as u32;
+                        best.offer(Candidate::new(at as u32, doc, score, segment.ids));
+                    }
+                }
+            }
+            scores.fill(0.0);
+        }
+    }
+    found.candidates = best.into_sorted();
+    found
+}
+
+/// Writes the distinct terms of a question, each with its number of occurrences as weight.
+fn question_terms(analyzer: Analyzer, question: &str, text: &mut String, terms: &mut Vec<Term>) {
+    text.clear();
+    terms.clear();
+    analyzer.terms(question, &mut |term| {
+        let start = text.len() as u32;
+        text.push_str(term);
+        terms.push(Term { start, end: text.len() as u32, weight: 1.0 });
+    });
+    let name = |term: &Term| &text[term.start as usize..term.end as usize];
+    terms.sort_unstable_by(|left, right| name(left).cmp(name(right)));
+    terms.dedup_by(|again, first| {
+        let same = name(again) == name(first);
+        first.weight += if same { again.weight } else { 0.0 };
+        same
+    });
+}
+
+/// `ln(1 + (N - df + 0.5) / (df + 0.5))`: above 0 even for a term that every document has.
+fn inverse_frequency(docs: u64, frequency: u64) -> f32 {
+    let (docs, frequency) = (docs as f64, frequency.min(docs) as f64);
+    ((docs - frequency + 0.5) / (frequency + 0.5)).ln_1p() as f32
+}
+
+/// How a document's length and a term's frequency make a share of the term's weight: `tf / (tf + base + slope · length)`.
+#[derive(Debug, Clone, Copy)]
+struct Saturation {
+    base: f32,
+    slope: f32,
+}
+
+impl Saturation {
+    fn of(docs: u64, length: u64) -> Self {
+        let average = (length as f64 / docs as f64).max(1.0);
+        Self { base: K1 * (1.0 - B), slope: (f64::from(K1 * B) / average) as f32 }
+    }
+}
+
+/// Adds a term's part to the scores of the documents that have it.
+fn add(
+    postings: &[u32],
+    lengths: &[u32],
+    weight: f32,
+    saturation: Saturation,
+    scores: &mut [f32],
+    touched: &mut [bool],
+) {
+    // In stretches, so that divisions are done many at a time.
+    let mut parts = [0.0_f32; 128];
+    for postings in postings.chunks(parts.len()) {
+        let parts = &mut parts[..postings.len()];
+        for (part, &posting) in parts.iter_mut().zip(postings) {
+            *part = lengths[(posting >> FREQUENCY_BITS) as usize] as f32;
+        }
+        kernels::saturate(postings, weight, saturation.base, saturation.slope, parts);
+        for (&part, &posting) in parts.iter().zip(postings) {
+            let doc = (posting >> FREQUENCY_BITS) as usize;
+            scores[doc] += part;
+            touched[doc / BLOCK] = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rand::rngs::StdRng;
+    use rand::{Rng, RngExt, SeedableRng};
+
+    use super::*;
+
+    const ANALYZER: Analyzer = Analyzer::English;
+
+    type Text = [String; 3];
+
+    fn doc(text: &Text) -> WordsDoc<'_> {
+        WordsDoc { title: &text[0], heading: &text[1], content: &text[2] }
+    }
+
+    fn build(texts: &[Text]) -> Words {
+        Words::build(ANALYZER, &texts.iter().map(doc).collect::<Vec<_>>())
+    }
+
+    /// Ids of any segment's documents. They run against the order of documents.
+    fn ids() -> Vec<[u8; 16]> {
+        (0..400_u128).rev().map(u128::to_be_bytes).collect()
+    }
+
+    /// What comes back of a snapshot.
+    fn saved_and_loaded(words: &Words) -> Result<Words, LoadError> {
+        let mut out = SectionWriter::default();
+        words.save(&mut out);
+        loaded(&out)
+    }
+
+    fn loaded(out: &SectionWriter<'_>) -> Result<Words, LoadError> {
+        let (head, seal) = out.head();
+        let mut file = Vec::new();
+        out.write_to(&head, &mut file).unwrap();
+        let mut file = file.as_slice();
+        Words::load(&mut SectionReader::open(&mut file, seal).unwrap())
+    }
+
+    /// A segment as a test knows it: texts, which are not deleted, which a filter keeps.
+    struct Segment {
+        texts: Vec<Text>,
+        alive: Bits,
+        kept: Option<Bits>,
+    }
+
+    /// BM25 as the page has it, over maps: live documents only, one after the other, every term of the question.
+    fn plain(segments: &[Segment], question: &str, k: usize) -> Vec<Candidate> {
+        struct Doc {
+            segment: u32,
+            doc: u32,
+            kept: bool,
+            length: u32,
+            frequencies: BTreeMap<String, u32>,
+        }
+        let mut docs = Vec::new();
+        for (at, segment) in segments.iter().enumerate() {
+            for number in segment.alive.iter_ones() {
+                let mut frequencies = BTreeMap::new();
+                let mut length = 0;
+                for (text, weight) in
+                    segment.texts[number as usize].iter().zip([TITLE_WEIGHT, HEADING_WEIGHT, CONTENT_WEIGHT])
+                {
+                    ANALYZER.terms(text, &mut |term| {
+                        *frequencies.entry(term.to_owned()).or_insert(0) += weight;
+                        length += weight;
+                    });
+                }
+                let kept = segment.kept.as_ref().is_none_or(|kept| kept.get(number));
+                docs.push(Doc { segment: at as u32, doc: number, kept, length, frequencies });
+            }
+        }
+        let count = docs.len() as u64;
+        let average = (docs.iter().map(|doc| u64::from(doc.length)).sum::<u64>() as f64 / count as f64).max(1.0);
+        let mut terms = BTreeMap::new();
+        ANALYZER.terms(question, &mut |term| *terms.entry(term.to_owned()).or_insert(0.0) += 1.0_f32);
+        let mut terms: Vec<(f32, String)> = terms
+            .into_iter()
+            .map(|(term, times)| {
+                let with = docs.iter().filter(|doc| doc.frequencies.contains_key(&term)).count() as f64;
+                let weight = times * ((count as f64 - with + 0.5) / (with + 0.5)).ln_1p() as f32;
+                (weight, term)
+            })
+            .collect();
+        terms.sort_by(|left, right| right.0.total_cmp(&left.0).then(left.1.cmp(&right.1)));
+        let (base, slope) = (K1 * (1.0 - B), (f64::from(K1 * B) / average) as f32);
+        let mut found = Vec::new();
+        for doc in docs.iter().filter(|doc| doc.kept) {
+            let mut score = 0.0_f32;
+            for (weight, term) in &terms {
+                if let Some(&frequency) = doc.frequencies.get(term) {
+                    let frequency = frequency.min(FREQUENCY_MAX) as f32;
+                    score += weight * frequency / (frequency + (base + slope * doc.length as f32));
+                }
+            }
+            if score > 0.0 {
+                found.push(Candidate::new(doc.segment, doc.doc, score, &ids()));
+            }
+        }
+        found.sort();
+        found.truncate(k);
+        found
+    }
+
+    fn check(segments: &[Segment], questions: &[String]) {
+        let words: Vec<Words> = segments.iter().map(|segment| build(&segment.texts)).collect();
+        let counts: Vec<WordsLive> = words
+            .iter()
+            .zip(segments)
+            .map(|(words, segment)| {
+                let counts = WordsLive::recount(words, &segment.alive);
+                let mut removed = WordsLive::all(words);
+                for (number, text) in segment.texts.iter().enumerate() {
+                    if !segment.alive.get(number as u32) {
+                        removed.remove(words, ANALYZER, number as u32, &doc(text));
+                    }
+                }
+                assert_eq!(counts, removed);
+                counts
+            })
+            .collect();
+        let live: Vec<Bits> = segments
+            .iter()
+            .map(|segment| {
+                let mut live = segment.alive.clone();
+                segment.kept.iter().for_each(|kept| live.and(kept));
+                live
+            })
+            .collect();
+        let ids = ids();
+        let views: Vec<WordsView<'_>> = words
+            .iter()
+            .zip(&counts)
+            .zip(&live)
+            .map(|((words, counts), live)| {
+                let live = (live.count() < words.len()).then_some(live);
+                WordsView { words, counts, live, ids: &ids }
+            })
+            .collect();
+        for question in questions {
+            for k in [1, 10, 1_000] {
+                let found = search(ANALYZER, &views, question, k);
+                let expected = plain(segments, question, k);
+                assert_eq!(found.candidates, expected, "{question:?}, k = {k}");
+                assert!(found.candidates.iter().all(|candidate| candidate.score < found.ceiling));
+            }
+        }
+    }
+
+    /// A word, rare ones seldom.
+    fn word(rng: &mut impl Rng) -> String {
+        let rank = (1.0 / rng.random_range(0.002_f64..1.0)) as u32;
+        match rank % 5 {
+            0 => format!("max_w{rank}"),
+            1 => "the".to_owned(),
+            _ => format!("word{}s", char::from(b'a' + (rank % 26) as u8)),
+        }
+    }
+
+    fn words(rng: &mut impl Rng, at_most: usize) -> String {
+        let count = rng.random_range(0..=at_most);
+        (0..count).map(|_| word(rng)).collect::<Vec<_>>().join(" ")
+    }
+
+    fn texts(rng: &mut impl Rng, count: usize) -> Vec<Text> {
+        (0..count).map(|_| [words(rng, 4), words(rng, 3), words(rng, 60)]).collect()
+    }
+
+    fn chosen(rng: &mut impl Rng, len: usize, share: f64) -> Bits {
+        let mut bits = Bits::zeros(len);
+        (0..len as u32).for_each(|at| _ = bits.set(at, rng.random_bool(share)));
+        bits
+    }
+
+    #[test]
+    fn finds_what_the_plain_formula_finds() {
+        let rng = &mut StdRng::seed_from_u64(1);
+        for round in 0..12 {
+            let segments: Vec<Segment> = (0..rng.random_range(1..4))
+                .map(|_| {
+                    let len = rng.random_range(0..400);
+                    let alive = if round % 3 == 0 { Bits::ones(len) } else { chosen(rng, len, 0.8) };
+                    let kept = [None, Some(0.5), Some(0.02)][round % 3].map(|share| chosen(rng, len, share));
+                    Segment { texts: texts(rng, len), alive, kept }
+                })
+                .collect();
+            let mut questions: Vec<String> = (0..12).map(|_| words(rng, 8)).collect();
+            questions.extend(["", "nothing", "the the the max_w5"].map(str::to_owned));
+            check(&segments, &questions);
+        }
+    }
+
+    #[test]
+    fn scores_do_not_depend_on_segments_or_the_dead() {
+        let rng = &mut StdRng::seed_from_u64(2);
+        let texts = texts(rng, 300);
+        let alive = chosen(rng, texts.len(), 0.7);
+        let question = words(rng, 8);
+        let survivors: Vec<Text> = alive.iter_ones().map(|doc| texts[doc as usize].clone()).collect();
+        let ids = ids();
+        let scores = |segments: &[(&Words, &WordsLive, Option<&Bits>)]| {
+            let views: Vec<WordsView<'_>> =
+                segments.iter().map(|&(words, counts, live)| WordsView { words, counts, live, ids: &ids }).collect();
+            let found = search(ANALYZER, &views, &question, 1_000);
+            (found.ceiling, found.candidates.iter().map(|candidate| candidate.score).collect::<Vec<_>>())
+        };
+        let whole = build(&survivors);
+        let expected = scores(&[(&whole, &WordsLive::all(&whole), None)]);
+        assert!(expected.1.len() > 20);
+
+        let with_dead = build(&texts);
+        assert_eq!(expected, scores(&[(&with_dead, &WordsLive::recount(&with_dead, &alive), Some(&alive))]));
+        let (left, right) = (build(&survivors[..50]), build(&survivors[50..]));
+        assert_eq!(expected, scores(&[(&left, &WordsLive::all(&left), None), (&right, &WordsLive::all(&right), None)]));
+    }
+
+    #[test]
+    fn a_merge_is_what_a_build_of_the_live_would_be() {
+        let rng = &mut StdRng::seed_from_u64(3);
+        let sources: Vec<(Vec<Text>, Bits)> = [80, 0, 120, 3]
+            .map(|len| (texts(rng, len), chosen(rng, len, 0.6)))
+            .into_iter()
+            .chain([(texts(rng, 5), Bits::zeros(5))])
+            .collect();
+        let built: Vec<Words> = sources.iter().map(|(texts, _)| build(texts)).collect();
+        // Numbered from the last source to the first, and then alternately.
+        let merged = |places: &[(usize, u32)]| {
+            let mut numbers: Vec<Vec<Option<u32>>> = sources.iter().map(|(texts, _)| vec![None; texts.len()]).collect();
+            for ((source, doc), number) in places.iter().zip(0..) {
+                numbers[*source][*doc as usize] = Some(number);
+            }
+            let sources: Vec<_> =
+                built.iter().zip(&numbers).map(|(words, numbers)| (words, numbers.as_slice())).collect();
+            Words::merge(&sources, places.len())
+        };
+        let in_order: Vec<(usize, u32)> = (sources.iter().enumerate().rev())
+            .flat_map(|(source, (_, live))| live.iter_ones().map(move |doc| (source, doc)))
+            .collect();
+        let (left, right) = in_order.split_at(in_order.len() / 2);
+        let alternating = right.iter().zip(left).flat_map(|(right, left)| [*right, *left]).collect();
+        for places in [in_order.clone(), alternating] {
+            let survivors: Vec<Text> =
+                places.iter().map(|(source, doc)| sources[*source].0[*doc as usize].clone()).collect();
+            assert_eq!(merged(&places), build(&survivors));
+        }
+        assert_eq!(Words::merge(&[], 0).len(), 0);
+    }
+
+    #[test]
+    fn fields_weigh_as_said() {
+        let text = |title: &str, heading: &str, content: &str| [title, heading, content].map(str::to_owned);
+        let filler = "lorem ipsum dolor sit amet";
+        let words = build(&[
+            text("", "", &format!("vacuum {filler}")),
+            text("vacuum", "", filler),
+            text("", "", filler),
+            text("", "vacuum", &format!("vacuum {filler}")),
+        ]);
+        let counts = WordsLive::all(&words);
+        let found =
+            search(ANALYZER, &[WordsView { words: &words, counts: &counts, live: None, ids: &ids() }], "Vacuuming", 10);
+        let order: Vec<u32> = found.candidates.iter().map(|candidate| candidate.doc).collect();
+        assert_eq!(order, [3, 1, 0]);
+        assert_eq!((found.terms, found.postings), (1, 3));
+    }
+
+    #[test]
+    fn very_many_occurrences_count_as_the_most() {
+        let words = build(&[["", "", &"again ".repeat(1_000)].map(str::to_owned)]);
+        assert_eq!(words.postings, [FREQUENCY_MAX]);
+        assert_eq!(words.lengths, [1_000]);
+    }
+
+    #[test]
+    fn nothing_is_found_in_nothing() {
+        let none = build(&[]);
+        let counts = WordsLive::all(&none);
+        let view = WordsView { words: &none, counts: &counts, live: None, ids: &[] };
+        assert!(search(ANALYZER, &[], "word", 5).candidates.is_empty());
+        assert!(search(ANALYZER, &[view], "word", 5).candidates.is_empty());
+        // All dead: no average to divide by.
+        let words = build(&[["", "", "word"].map(str::to_owned)]);
+        let dead = Bits::zeros(1);
+        let counts = WordsLive::recount(&words, &dead);
+        let view = WordsView { words: &words, counts: &counts, live: Some(&dead), ids: &[[0; 16]] };
+        assert!(search(ANALYZER, &[view], "word", 5).candidates.is_empty());
+    }
+
+    #[test]
+    fn takes_back_what_was_saved_and_refuses_what_is_damaged() {
+        let words = || build(&texts(&mut StdRng::seed_from_u64(4), 40));
+        assert_eq!(saved_and_loaded(&words()).unwrap(), words());
+        assert_eq!(saved_and_loaded(&build(&[])).unwrap().len(), 0);
+
+        let told = |outcome: Result<Words, LoadError>| match outcome {
+            Err(LoadError::Damaged(what)) => what,
+            other => panic!("{other:?}"),
+        };
+        let refused = |what: &str, damage: fn(&mut Words)| {
+            let mut words = words();
+            damage(&mut words);
+            assert_eq!(told(saved_and_loaded(&words)), what);
+        };
+        refused("terms are out of order", |words| words.text.replace_range(..1, "~"));
+        refused("terms overlap or leave gaps", |words| words.term_starts[1] = u32::MAX);
+        refused("terms overlap or leave gaps", |words| words.term_starts[0] = 1);
+        refused("terms overlap or leave gaps", |words| _ = words.text.pop());
+        refused("terms overlap or leave gaps", |words| {
+            words.term_starts.clear();
+            words.posting_starts.clear();
+        });
+        refused("terms and postings differ in number", |words| _ = words.posting_starts.pop());
+        refused("postings overlap or leave gaps", |words| _ = words.postings.pop());
+        refused("a posting of no document", |words| _ = words.lengths.drain(1..));
+        refused("a posting of no document", |words| words.posting_starts[1] = 0);
+        refused("a posting of no occurrence", |words| words.postings[0] &= !FREQUENCY_MAX);
+        refused("postings are out of order", |words| {
+            let many = words.posting_starts.windows(2).find(|pair| pair[1] - pair[0] > 1).unwrap()[0] as usize;
+            words.postings.swap(many, many + 1);
+        });
+        let mut accents = build(&[["", "", "é"].map(str::to_owned)]);
+        accents.term_starts = vec![0, 1, 2];
+        accents.posting_starts = vec![0, 1, 1];
+        assert_eq!(told(saved_and_loaded(&accents)), "a term cuts a character");
+        let mut out = SectionWriter::default();
+        out.put(&[0xff_u8]);
+        assert_eq!(told(loaded(&out)), "terms are not UTF-8");
+    }
+}

@@ -1,0 +1,222 @@
+//! The same hybrid search as one SQL statement, the way one would write it with pgvector and full text.
+//!
+//! It works on a copy of the knowledge base's chunks in a schema of its own, `loadtest`: one table without row security,
+//! an HNSW and a GIN index, freshly vacuumed, a prepared statement, and as many candidates as the server takes. That is
+//! the best case of this way of searching. The question is encoded here, so its time is in this peer's as in the server's.
+
+use std::{rc::Rc, sync::Arc};
+
+use anyhow::{Context as _, ensure};
+use pgvector::Vector;
+use tertulia_index::Encoder;
+use tokio::task::LocalSet;
+use tokio_postgres::{Client, NoTls, Statement};
+use uuid::Uuid;
+
+use crate::{
+    load::{Outcome, Peer},
+    questions::Picker,
+};
+
+/// Breadth of the walk through the HNSW graph: recall of about 0.97, as measured on documentation.
+const EF_SEARCH: u32 = 64;
+
+/// `$1`: the question's vector, `$2`: its text, `$3`: hits wanted. Reciprocal rank fusion with the server's own constant
+/// and weights. Any of the question's words may match: with all of them required, most questions find nothing.
+const SEARCH: &str = "
+WITH question AS (
+    SELECT replace(plainto_tsquery('english', $2)::text, ' & ', ' | ')::tsquery AS words
+),
+semantic AS (
+    SELECT id, row_number() OVER (ORDER BY distance, id) AS place
+    FROM (
+        SELECT id, embedding <=> $1 AS distance
+        FROM loadtest.chunks
+        ORDER BY embedding <=> $1
+        LIMIT 2 * $3
+    ) AS nearest
+),
+keyword AS (
+    SELECT id, row_number() OVER (ORDER BY score DESC, id) AS place
+    FROM (
+        SELECT chunks.id, ts_rank(chunks.words, question.words) AS score
+        FROM loadtest.chunks, question
+        WHERE chunks.words @@ question.words
+        ORDER BY score DESC
+        LIMIT 2 * $3
+    ) AS ranked
+),
+fused AS (
+    SELECT id, coalesce(1.0 / (10 + semantic.place), 0) + coalesce(2.0 / (10 + keyword.place), 0) AS score
+    FROM semantic FULL JOIN keyword USING (id)
+    ORDER BY score DESC, id
+    LIMIT $3
+)
+SELECT chunks.id, chunks.document_id, chunks.external_id, chunks.title, chunks.source_url, chunks.heading,
+    chunks.ordinal, chunks.content, chunks.metadata::text, fused.score::real
+FROM fused JOIN loadtest.chunks USING (id)
+ORDER BY fused.score DESC, fused.id";
+
+/// Connections to a database that is ready to be searched.
+pub(crate) struct SqlPeers {
+    config: tokio_postgres::Config,
+    encoder: Arc<Encoder>,
+    questions: Vec<String>,
+    top_k: u32,
+    chunks: i64,
+    version: String,
+}
+
+impl SqlPeers {
+    /// Makes the copy of the chunks if there is none of this state of the knowledge base.
+    ///
+    /// # Errors
+    /// If the database cannot be reached or the role may not do that.
+    pub(crate) fn prepare(
+        url: &str,
+        knowledge_base: Uuid,
+        encoder: Encoder,
+        questions: &[String],
+        top_k: u32,
+    ) -> anyhow::Result<Self> {
+        let config: tokio_postgres::Config = url.parse().context("--postgres-url is no address of a database")?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (chunks, version) = LocalSet::new().block_on(&runtime, async {
+            let client = connect(&config).await?;
+            copy(&client, knowledge_base, encoder.dimensions()).await?;
+            let chunks = client.query_one("SELECT count(*) FROM loadtest.chunks", &[]).await?.get(0);
+            let row = client
+                .query_one(
+                    "SELECT current_setting('server_version') || ', pgvector ' || extversion
+                     FROM pg_extension WHERE extname = 'vector'",
+                    &[],
+                )
+                .await?;
+            anyhow::Ok((chunks, row.get(0)))
+        })?;
+        Ok(Self { config, encoder: Arc::new(encoder), questions: questions.to_vec(), top_k, chunks, version })
+    }
+
+    /// What this peer is, for the report.
+    pub(crate) fn describe(&self) -> String {
+        format!(
+            "PostgreSQL {}, {} chunks, hnsw.ef_search = {EF_SEARCH}, OR of words by ts_rank",
+            self.version, self.chunks
+        )
+    }
+
+    /// A connection that asks in the order of its number.
+    ///
+    /// # Errors
+    /// If the database cannot be reached.
+    pub(crate) async fn connect(&self, number: u64) -> anyhow::Result<SqlPeer> {
+        let client = connect(&self.config).await?;
+        client.batch_execute(&format!("SET hnsw.ef_search = {EF_SEARCH}")).await?;
+        Ok(SqlPeer {
+            search: client.prepare(SEARCH).await?,
+            client,
+            encoder: self.encoder.clone(),
+            questions: self.questions.clone().into(),
+            top_k: i64::from(self.top_k),
+            picker: Picker::new(self.questions.len(), number),
+        })
+    }
+}
+
+async fn connect(config: &tokio_postgres::Config) -> anyhow::Result<Client> {
+    let (client, connection) = config.connect(NoTls).await.context("the database of --postgres-url does not answer")?;
+    tokio::task::spawn_local(async {
+        // What breaks the connection also fails the query that waits for it.
+        let _ = connection.await;
+    });
+    Ok(client)
+}
+
+/// Copies the chunks of the knowledge base, unless the copy that is there is of this very version.
+async fn copy(client: &Client, knowledge_base: Uuid, dimensions: usize) -> anyhow::Result<()> {
+    let id = knowledge_base.to_string();
+    let state = client
+        .query_opt("SELECT version || ' of ' || id FROM knowledge_bases WHERE id = $1::text::uuid", &[&id])
+        .await
+        .context("the database of --postgres-url is not one of tertulia's, or the role may not read it")?
+        .context("the database of --postgres-url does not have this knowledge base")?;
+    let state: String = state.get(0);
+    // The table is not logged: after a crash it is there, and empty.
+    let copied = client.query_one("SELECT obj_description(to_regclass('loadtest.chunks'), 'pg_class')", &[]).await?;
+    if copied.get::<_, Option<String>>(0).as_ref() == Some(&state)
+        && client.query_one("SELECT EXISTS (SELECT FROM loadtest.chunks)", &[]).await?.get(0)
+    {
+        return Ok(());
+    }
+    eprintln!("copying the chunks for the peer in SQL and indexing them …");
+    client
+        .batch_execute(&format!(
+            "SET statement_timeout = 0;
+             CREATE SCHEMA IF NOT EXISTS loadtest;
+             DROP TABLE IF EXISTS loadtest.chunks;
+             CREATE UNLOGGED TABLE loadtest.chunks (
+                 id uuid PRIMARY KEY,
+                 document_id uuid NOT NULL,
+                 external_id text NOT NULL,
+                 title text NOT NULL,
+                 source_url text,
+                 heading text NOT NULL,
+                 ordinal integer NOT NULL,
+                 content text NOT NULL,
+                 metadata jsonb NOT NULL,
+                 embedding vector({dimensions}) NOT NULL,
+                 words tsvector NOT NULL GENERATED ALWAYS AS (
+                     setweight(to_tsvector('english', title), 'A') || setweight(to_tsvector('english', heading), 'B')
+                     || setweight(to_tsvector('english', content), 'D')
+                 ) STORED
+             )"
+        ))
+        .await
+        .context("the role of --postgres-url may not make a schema of its own")?;
+    let copied = client
+        .execute(
+            "INSERT INTO loadtest.chunks
+             SELECT c.id, c.document_id, d.external_id, d.title, d.source_url, c.heading, c.ordinal, c.content,
+                 d.metadata || c.metadata, c.embedding
+             FROM knowledge_bases b
+             JOIN knowledge_chunks c ON (c.tenant_id, c.knowledge_base_id, c.generation_id)
+                 = (b.tenant_id, b.id, b.generation_id)
+             JOIN documents d ON (d.tenant_id, d.id) = (c.tenant_id, c.document_id)
+             WHERE b.id = $1::text::uuid",
+            &[&id],
+        )
+        .await
+        .context("the chunks cannot be copied")?;
+    ensure!(copied > 0, "the knowledge base has no chunks");
+    client
+        .batch_execute(
+            "SET maintenance_work_mem = '512MB';
+             CREATE INDEX ON loadtest.chunks USING hnsw (embedding vector_cosine_ops);
+             CREATE INDEX ON loadtest.chunks USING gin (words) WITH (fastupdate = off)",
+        )
+        .await?;
+    client.batch_execute("VACUUM ANALYZE loadtest.chunks").await?;
+    client.batch_execute(&format!("COMMENT ON TABLE loadtest.chunks IS '{state}'")).await?;
+    Ok(())
+}
+
+/// A connection that searches in SQL.
+pub(crate) struct SqlPeer {
+    client: Client,
+    search: Statement,
+    encoder: Arc<Encoder>,
+    questions: Rc<[String]>,
+    top_k: i64,
+    picker: Picker,
+}
+
+impl Peer for SqlPeer {
+    async fn ask(&mut self, _turn: u64) -> Outcome {
+        let question = &self.questions[self.picker.pick()];
+        let embedding = Vector::from(self.encoder.encode_query(question));
+        match self.client.query(&self.search, &[&embedding, question, &self.top_k]).await {
+            Ok(_) => Outcome::Answered { server: None },
+            Err(error) => Outcome::Failed(error.code().map_or_else(|| "no answer".into(), |code| code.code().into())),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Starts the server with PostgreSQL's manual in it, shows one search, and stays up until Ctrl-C.
+#
+# What it stores is in data/ (git-ignored): a second run finds everything in place. The settings' variables work as
+# always, such as TERTULIA_SERVER_LISTEN=0.0.0.0:9000.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/server.sh
+
+readonly QUESTION="how do I see which queries are running right now"
+
+trap stop_server EXIT
+trap 'exit 0' INT TERM HUP
+if [[ ! -t 1 ]]; then export NO_COLOR=1; fi
+
+echo "Starting the server (data in ./data, log in ./data/server.log) …"
+start_server data data/server.log
+ensure_access demo
+knowledge_base=$(ensure_knowledge_base manual)
+
+if compgen -G 'demo/postgresql/*.html' >/dev/null; then
+    echo "Putting PostgreSQL's manual into the knowledge base (the next time only what changed) …"
+    "$binary" ingest demo/postgresql --knowledge-base "$knowledge_base"
+fi
+
+printf '\n> %s\n\n' "$QUESTION"
+"$binary" search "$QUESTION" --knowledge-base "$knowledge_base" --top-k 3
+
+cat <<BLOCK
+
+────────────────────────────────────────────────────────────────────────────────────────────────
+  tertulia is up at $TERTULIA_URL – try it:
+
+  curl -s $TERTULIA_URL/v1/knowledge-bases/$knowledge_base/search \\
+    -H 'Authorization: Bearer $TERTULIA_KEY' -H 'Content-Type: application/json' \\
+    -d '{"query": "how do I take a backup while the database is in use", "top_k": 3}'
+
+  API description: $TERTULIA_URL/docs      metrics: $TERTULIA_URL/metrics
+  In a shell:      set -a; . data/access.env; TERTULIA_URL=$TERTULIA_URL; set +a
+                   $binary search "…" --knowledge-base $knowledge_base
+  Stop with Ctrl-C. 'make clean-data' removes what was stored.
+────────────────────────────────────────────────────────────────────────────────────────────────
+
+The server's log:
+BLOCK
+
+# Ends with the server; as a background job it ignores Ctrl-C, so that it also shows how the server stops.
+tail -n +1 -s 0.2 -f --pid="$server_pid" "$server_log" &
+tail_pid=$!
+trap 'stop_server; wait "$tail_pid" || true; exit 0' INT TERM HUP
+# The server's own end is told by its exit code.
+code=0
+wait "$server_pid" || code=$?
+server_pid=""
+wait "$tail_pid" || true
+exit "$code"

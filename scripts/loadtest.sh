@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Measures a server of its own that holds about 50,000 real chunks: the manuals of PostgreSQL, Python and Linux.
+#
+#   scripts/loadtest.sh data             only puts the documents in (kept in data-loadtest/; the next time nothing is sent)
+#   scripts/loadtest.sh search [ARG…]    `loadtest search --compare` with further arguments
+#   scripts/loadtest.sh commit [ARG…]    `loadtest commit` with further arguments
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/server.sh
+
+command=${1:?one of data, search, commit}
+shift
+trap stop_server EXIT
+trap 'exit 130' INT TERM HUP
+
+scripts/documents.sh demo/python python3-doc
+scripts/documents.sh demo/linux linux-doc
+
+TERTULIA_SERVER_LISTEN=127.0.0.1:0 start_server data-loadtest data-loadtest/server.log
+ensure_access loadtest
+knowledge_base=$(ensure_knowledge_base manuals)
+# One folder with all of them, so that two pages of one name have two ids.
+"$binary" ingest demo --knowledge-base "$knowledge_base"
+"$binary" knowledge-base list
+
+case $command in
+    data) ;;
+    search)
+        target/release/loadtest search --knowledge-base "$knowledge_base" --compare --postgres-url "$(postgres_url)" "$@"
+        ;;
+    commit) target/release/loadtest commit --knowledge-base "$knowledge_base" "$@" ;;
+    *)
+        echo "one of data, search, commit; not $command" >&2
+        exit 64
+        ;;
+esac

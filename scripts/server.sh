@@ -1,0 +1,96 @@
+# shellcheck shell=bash
+# For sourcing: starts a server on a data directory and gives it a tenant, a key and knowledge bases to play with.
+#
+# Access is kept in $data_dir/access.env (mode 0600), so that the next run finds the same tenant and key.
+
+binary=target/release/tertulia
+server_pid=""
+
+# start_server DATA_DIR LOG: returns when it is ready; sets `server_pid` and exports TERTULIA_URL.
+start_server() {
+    data_dir=$1
+    server_log=$2
+    mkdir -p "$data_dir"
+    : >"$server_log"
+    TERTULIA_LOG_FORMAT=${TERTULIA_LOG_FORMAT:-text} "$binary" serve --data-dir "$data_dir" >"$server_log" 2>&1 &
+    server_pid=$!
+    local address=""
+    until [[ -n $address ]] && is_ready "$address"; do
+        if ! kill -0 "$server_pid" 2>/dev/null; then
+            local code=0
+            wait "$server_pid" || code=$?
+            server_pid=""
+            cat "$server_log" >&2
+            exit "$((code == 0 ? 1 : code))"
+        fi
+        sleep 0.1
+        # The log says where it listens: the port may have been left to the system.
+        address=$(sed -nE 's/\x1b\[[0-9;]*m//g; s/"//g; s/.*\<ready\>.*address[=:]([^ ,}]+).*/\1/p' "$server_log")
+    done
+    TERTULIA_URL=http://$(reachable "$address")
+    export TERTULIA_URL
+}
+
+# An address that listens on everything, as one to connect to.
+reachable() {
+    local address=${1/#0.0.0.0:/127.0.0.1:}
+    printf '%s' "${address/#\[::\]:/[::1]:}"
+}
+
+# Asks /readyz with nothing but the shell.
+is_ready() {
+    local address status host
+    address=$(reachable "$1")
+    host=${address%:*}
+    host=${host#[}
+    {
+        exec 3<>"/dev/tcp/${host%]}/${address##*:}" || return 1
+    } 2>/dev/null
+    printf 'GET /readyz HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n' "$address" >&3
+    read -r -t 5 _ status _ <&3 || status=""
+    exec 3<&- 3>&-
+    [[ $status == 200 ]]
+}
+
+# Stops the server and waits for it.
+stop_server() {
+    if [[ -z $server_pid ]]; then return; fi
+    kill -TERM "$server_pid" 2>/dev/null || true
+    # A trapped signal ends `wait` early: only the end of the process counts.
+    while kill -0 "$server_pid" 2>/dev/null; do wait "$server_pid" || true; done
+    server_pid=""
+}
+
+# ensure_access TENANT: exports TERTULIA_KEY, from the last run or a new one.
+ensure_access() {
+    local tenant=$1 file=$data_dir/access.env
+    unset TERTULIA_KEY
+    if [[ -e $file ]]; then
+        # shellcheck disable=SC1090  # written below
+        . "$file"
+        export TERTULIA_KEY
+    fi
+    if [[ -z ${TERTULIA_KEY:-} ]] || ! "$binary" knowledge-base list >/dev/null 2>&1; then
+        if ! "$binary" tenant list --data-dir "$data_dir" | awk -v name="$tenant" '$2 == name { found = 1 } END { exit !found }'; then
+            "$binary" tenant create "$tenant" --tier enterprise --data-dir "$data_dir" >/dev/null
+        fi
+        TERTULIA_KEY=$("$binary" key create --tenant "$tenant" --name demo --data-dir "$data_dir" | head -n 1)
+        (umask 077 && printf 'TERTULIA_KEY=%q\n' "$TERTULIA_KEY" >"$file")
+        export TERTULIA_KEY
+    fi
+}
+
+# ensure_knowledge_base NAME: prints the id of the one of that name, which is made if it is missing.
+ensure_knowledge_base() {
+    local id
+    id=$("$binary" knowledge-base list | awk -v name="$1" '$2 == name { print $1; exit }')
+    if [[ -z $id ]]; then id=$("$binary" knowledge-base create "$1" | awk '{ print $NF; exit }'); fi
+    printf '%s\n' "$id"
+}
+
+# The private Postgres of the server that runs, as its owner: a connection string.
+postgres_url() {
+    local port socket_dir
+    { read -r _; read -r _; read -r _; read -r port; read -r socket_dir; } <"$data_dir/postgres/postmaster.pid"
+    printf 'host=%s port=%s user=tertulia_owner dbname=tertulia' "$socket_dir" "$port"
+}

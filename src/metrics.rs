@@ -1,0 +1,203 @@
+//! What is counted and timed, and its exposition as OpenMetrics text, which Prometheus reads.
+//!
+//! One [`Metrics`] for each server rather than one for the process, so that tests may run several side by side. Labels are
+//! words of our own (route patterns, statement names, pools), never what a client sent: the number of series is bounded.
+
+use std::{sync::atomic::AtomicU64, time::Duration};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{
+        family::{Family, MetricConstructor},
+        gauge::Gauge,
+        histogram::Histogram,
+    },
+    registry::{Registry, Unit},
+};
+
+use crate::store::{PoolGauges, QueryDurations};
+
+/// `Content-Type` of what [`Metrics::render`] gives.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Upper bounds of every histogram's buckets, in seconds: from a search in memory to a handler that runs into its limit.
+const BUCKETS_SECONDS: [f64; 18] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+    10.0, 30.0,
+];
+
+/// Makes each histogram of a family with the server's buckets.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Buckets;
+
+impl MetricConstructor<Histogram> for Buckets {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(BUCKETS_SECONDS)
+    }
+}
+
+/// What is read at the moment of exposition rather than counted.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    /// Open connections.
+    pub connections: usize,
+    /// The pools.
+    pub pools: Vec<PoolGauges>,
+    /// Knowledge bases in memory.
+    pub index_bases: usize,
+    /// Live chunks in memory.
+    pub index_chunks: usize,
+    /// Bytes that the indexes hold.
+    pub index_bytes: usize,
+    /// The most versions that a loaded knowledge base is behind Postgres.
+    pub sync_lag_versions: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    method: &'static str,
+    route: &'static str,
+    status_code: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SourceLabels {
+    source: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PoolLabels {
+    pool: &'static str,
+}
+
+type PoolFamily = Family<PoolLabels, Gauge<u64, AtomicU64>>;
+type Count = Gauge<u64, AtomicU64>;
+
+/// Every counter, gauge and histogram of one server.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Histogram, Buckets>,
+    searches: Family<SourceLabels, Histogram, Buckets>,
+    connections: Count,
+    pool_size: PoolFamily,
+    pool_available: PoolFamily,
+    pool_waiting: PoolFamily,
+    index_bases: Count,
+    index_chunks: Count,
+    index_bytes: Count,
+    sync_lag_versions: Count,
+}
+
+impl Metrics {
+    /// All at zero. `queries` is shared with the store that observes into it.
+    pub fn new(queries: QueryDurations) -> Self {
+        let mut registry = Registry::default();
+        let metrics = Self {
+            requests: Family::new_with_constructor(Buckets),
+            searches: Family::new_with_constructor(Buckets),
+            connections: Count::default(),
+            pool_size: PoolFamily::default(),
+            pool_available: PoolFamily::default(),
+            pool_waiting: PoolFamily::default(),
+            index_bases: Count::default(),
+            index_chunks: Count::default(),
+            index_bytes: Count::default(),
+            sync_lag_versions: Count::default(),
+            registry: Registry::default(),
+        };
+        let r = &mut registry;
+        let m = &metrics;
+        // The registry puts the unit behind the name: `http_request_duration_seconds`.
+        let seconds = || Unit::Seconds;
+        let help = "Time from a request's head to its answer's head";
+        r.register_with_unit("http_request_duration", help, seconds(), m.requests.clone());
+        r.register_with_unit("database_query_duration", "Time of a statement, with its round trip", seconds(), queries);
+        let help = "Time of a search from the parsed request to the ranked hits";
+        r.register_with_unit("search_duration", help, seconds(), m.searches.clone());
+        r.register("http_connections", "Open connections", m.connections.clone());
+        r.register("database_pool_size", "Open connections of a pool", m.pool_size.clone());
+        r.register("database_pool_available", "Connections of a pool that nobody uses", m.pool_available.clone());
+        r.register("database_pool_waiting", "Requests that wait for a connection of a pool", m.pool_waiting.clone());
+        r.register("index_bases", "Knowledge bases in memory", m.index_bases.clone());
+        r.register("index_chunks", "Live chunks in memory", m.index_chunks.clone());
+        r.register_with_unit("index_memory", "Memory of the indexes", Unit::Bytes, m.index_bytes.clone());
+        let help = "Most versions that a loaded knowledge base is behind Postgres";
+        r.register("sync_lag_versions", help, m.sync_lag_versions.clone());
+        Self { registry, ..metrics }
+    }
+
+    /// Notes a request that was answered. `route` is the pattern of its row in the route table, never the path itself.
+    pub fn observe_request(&self, method: &'static str, route: &'static str, status_code: u16, took: Duration) {
+        let labels = RequestLabels { method, route, status_code };
+        self.requests.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// Notes a search that was answered. `source`: `memory` or `postgres`.
+    pub fn observe_search(&self, source: &'static str, took: Duration) {
+        self.searches.get_or_create(&SourceLabels { source }).observe(took.as_secs_f64());
+    }
+
+    /// Everything as OpenMetrics text, with `gauges` as they are now.
+    pub fn render(&self, gauges: &Gauges) -> String {
+        for pool in &gauges.pools {
+            let labels = PoolLabels { pool: pool.pool };
+            self.pool_size.get_or_create(&labels).set(pool.size as u64);
+            self.pool_available.get_or_create(&labels).set(pool.available as u64);
+            self.pool_waiting.get_or_create(&labels).set(pool.waiting as u64);
+        }
+        self.connections.set(gauges.connections as u64);
+        self.index_bases.set(gauges.index_bases as u64);
+        self.index_chunks.set(gauges.index_chunks as u64);
+        self.index_bytes.set(gauges.index_bytes as u64);
+        self.sync_lag_versions.set(gauges.sync_lag_versions);
+        let mut text = String::with_capacity(16 * 1024);
+        text::encode(&mut text, &self.registry).expect("a String takes whatever is written to it");
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::QueryLabels;
+
+    #[test]
+    fn what_was_observed_is_exposed_under_the_agreed_names() {
+        let queries = QueryDurations::new_with_constructor(|| Buckets.new_metric());
+        let metrics = Metrics::new(queries.clone());
+        queries.get_or_create(&QueryLabels { query_type: "documents/list" }).observe(0.003);
+        metrics.observe_request("GET", "/v1/knowledge-bases", 200, Duration::from_millis(2));
+        metrics.observe_search("memory", Duration::from_micros(90));
+        let text = metrics.render(&Gauges {
+            connections: 1,
+            pools: vec![PoolGauges { pool: "user", size: 3, available: 2, waiting: 1 }],
+            index_bases: 1,
+            index_chunks: 50,
+            index_bytes: 4_096,
+            sync_lag_versions: 7,
+        });
+        for line in [
+            r#"http_request_duration_seconds_count{method="GET",route="/v1/knowledge-bases",status_code="200"} 1"#,
+            r#"database_query_duration_seconds_count{query_type="documents/list"} 1"#,
+            r#"search_duration_seconds_bucket{le="0.0001",source="memory"} 1"#,
+            "http_connections 1",
+            r#"database_pool_size{pool="user"} 3"#,
+            r#"database_pool_available{pool="user"} 2"#,
+            r#"database_pool_waiting{pool="user"} 1"#,
+            "index_bases 1",
+            "index_chunks 50",
+            "index_memory_bytes 4096",
+            "sync_lag_versions 7",
+            "# EOF",
+        ] {
+            assert!(text.contains(line), "{line} is missing in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn gauges_follow_what_is_read() {
+        let metrics = Metrics::new(QueryDurations::new_with_constructor(|| Buckets.new_metric()));
+        metrics.render(&Gauges { index_chunks: 9, ..Gauges::default() });
+        assert!(metrics.render(&Gauges::default()).contains("index_chunks 0"));
+    }
+}

@@ -1,0 +1,199 @@
+//! All SQL, and everything about Postgres: pools, transactions, migrations, the private cluster.
+//!
+//! Two roles are used at run time. The *user* pool's role is held by row security: it sees the rows of the one tenant that
+//! its transaction names, and none without. The *service* pool's role sees all tenants; it signs callers in and feeds the
+//! indexes. Migrations and upkeep run as the owner, on connections of their own.
+//!
+//! Invariant: a tenant's rows are reached through a [`TenantTx`], which cannot be opened without a [`Ctx`]. [`Store::connect`]
+//! refuses roles for which row security would not hold.
+
+mod address;
+pub mod api_keys;
+pub mod changes;
+pub mod chunks;
+pub mod documents;
+pub mod embedded;
+mod error;
+pub mod health;
+pub mod knowledge_bases;
+pub mod listen;
+mod migrate;
+pub mod page;
+mod pool;
+mod roles;
+mod row;
+pub mod search;
+#[cfg(test)]
+mod table_tests;
+pub mod tenants;
+#[cfg(test)]
+mod test_support;
+#[cfg(test)]
+mod tests;
+mod tx;
+pub mod upkeep;
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        family::Family,
+        histogram::{Histogram, exponential_buckets},
+    },
+};
+use tokio::runtime::Handle;
+
+pub use self::{
+    address::Address,
+    error::StoreError,
+    migrate::{check_schema, migrate},
+    tx::{ServiceTx, TenantTx},
+};
+use self::{embedded::EmbeddedCluster, pool::Pool};
+use crate::{config::DatabaseConfig, ctx::Ctx};
+
+/// How Postgres is reached in each role.
+#[derive(Debug, Clone)]
+pub struct Connections {
+    /// Held by row security.
+    pub user: Address,
+    /// Sees all tenants.
+    pub service: Address,
+    /// Owns the tables; not through a pooler.
+    pub owner: Option<Address>,
+}
+
+/// The database, as the rest of the server sees it.
+pub struct Store {
+    user: Pool,
+    service: Pool,
+    owner: Option<Address>,
+    /// For what needs a session of its own, such as LISTEN: as the owner where there is one, because the service's URL
+    /// may lead to a pooler.
+    direct: Address,
+    durations: QueryDurations,
+}
+
+/// How a pool is used right now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolGauges {
+    /// `user` or `service`.
+    pub pool: &'static str,
+    /// Connections that are open.
+    pub size: usize,
+    /// Connections that are open and idle.
+    pub available: usize,
+    /// Requests that wait for one.
+    pub waiting: usize,
+}
+
+/// Times of statements, from sending to the last row, in seconds by statement.
+pub type QueryDurations = Family<QueryLabels, Histogram, fn() -> Histogram>;
+
+/// Labels of [`QueryDurations`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct QueryLabels {
+    /// The statement's file, such as `documents/list`, or `commit`.
+    pub query_type: &'static str,
+}
+
+impl Connections {
+    /// From the settings; `cluster` is the private Postgres where they name no other.
+    ///
+    /// # Errors
+    /// If a URL is not one, or one is missing.
+    pub fn from_config(database: &DatabaseConfig, cluster: Option<&EmbeddedCluster>) -> Result<Self, StoreError> {
+        if let Some(cluster) = cluster {
+            return Ok(cluster.connections(database.connect_timeout));
+        }
+        let parse = |name: &str, url: &Option<String>| match url {
+            Some(url) => Address::parse(name, url, database.connect_timeout).map(Some),
+            None => Ok(None),
+        };
+        let missing = |name: &str| StoreError::Setup(format!("{name} is not set"));
+        Ok(Self {
+            user: parse("database.url (DATABASE_URL)", &database.url)?.ok_or_else(|| missing("database.url"))?,
+            service: parse("database.service_url", &database.service_url)?
+                .ok_or_else(|| missing("database.service_url"))?,
+            owner: parse("database.direct_url", &database.direct_url)?,
+        })
+    }
+}
+
+impl Store {
+    /// Opens the pools and looks at their roles. Connections live on `runtime`, whichever runtime uses them.
+    ///
+    /// # Errors
+    /// If Postgres cannot be reached, or a role has rights that would make row security void.
+    pub async fn connect(
+        connections: &Connections,
+        database: &DatabaseConfig,
+        runtime: &Handle,
+    ) -> Result<Self, StoreError> {
+        let durations = Family::new_with_constructor(statement_histogram as fn() -> Histogram);
+        let pool = |name, address, connections_max| {
+            Pool::new(name, address, connections_max, database, runtime.clone(), durations.clone())
+        };
+        let user = pool("user", &connections.user, database.user_connections_max)?;
+        let service = pool("service", &connections.service, database.service_connections_max)?;
+        roles::check_user(&*user.get(None).await?).await?;
+        roles::check_service(&*service.get(None).await?).await?;
+        let direct = connections.owner.as_ref().unwrap_or(&connections.service).clone();
+        Ok(Self { user, service, owner: connections.owner.clone(), direct, durations })
+    }
+
+    /// A transaction on the rows of the tenant of `ctx`. Nothing is sent before its first statement.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] if no connection is free in time, [`StoreError::Deadline`] if the deadline of `ctx` is earlier;
+    /// [`StoreError::Connect`] if Postgres is away.
+    pub async fn tenant_tx(&self, ctx: &Ctx) -> Result<TenantTx, StoreError> {
+        let connection = self.user.get(Some(ctx.deadline)).await?;
+        Ok(TenantTx::new(connection, ctx.tenant_id, ctx.deadline, self.user.surroundings().clone()))
+    }
+
+    /// A transaction on the rows of all tenants.
+    ///
+    /// # Errors
+    /// As [`Store::tenant_tx`], but without a deadline.
+    pub async fn service_tx(&self) -> Result<ServiceTx, StoreError> {
+        Ok(ServiceTx::new(self.service.get(None).await?, self.service.surroundings().clone()))
+    }
+
+    /// A transaction that reads one snapshot of all tenants' rows and writes nothing.
+    ///
+    /// # Errors
+    /// As [`Store::service_tx`].
+    pub(in crate::store) async fn service_snapshot(&self) -> Result<ServiceTx, StoreError> {
+        Ok(ServiceTx::snapshot(self.service.get(None).await?, self.service.surroundings().clone()))
+    }
+
+    /// Asks Postgres for a sign of life.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        let connection = self.service.get(None).await?;
+        connection.batch_execute("").await.map_err(|source| StoreError::of_statement("ping", source))
+    }
+
+    /// Closes the pools: idle connections now, busy ones when they come back. Later calls fail.
+    pub fn close(&self) {
+        self.user.close();
+        self.service.close();
+    }
+
+    /// How the pools are used right now.
+    pub fn pool_gauges(&self) -> Vec<PoolGauges> {
+        vec![self.user.gauges(), self.service.gauges()]
+    }
+
+    /// Times of all statements, for the metrics to show.
+    pub fn query_durations(&self) -> QueryDurations {
+        self.durations.clone()
+    }
+}
+
+/// From 0.1 ms to 3.3 s, each bucket twice the one before it.
+fn statement_histogram() -> Histogram {
+    Histogram::new(exponential_buckets(1e-4, 2.0, 16))
+}

@@ -1,0 +1,221 @@
+//! Pages of lists: from an offset, with a total, or after a cursor, which costs the same at any depth.
+//!
+//! A cursor is the key of the last row of a page. Clients get it as opaque text with a checksum, so that one that was
+//! typed or cut is told from one that was given; it is no secret and opens nothing, because the tenant and the list come
+//! from the request.
+
+use sha2::{Digest as _, Sha256};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::StoreError;
+
+/// Version of the text form; cursors of another are not understood.
+const FORMAT: &[u8] = b"tertulia cursor 1";
+const CHECKSUM_BYTES: usize = 8;
+/// Longest text that is looked at: the longest external id in hexadecimal, with room for the rest.
+const TEXT_BYTES_MAX: usize = 4_096;
+
+/// Which part of a list is wanted.
+#[derive(Debug, Clone)]
+pub struct PageRequest {
+    /// Items at most.
+    pub limit: u64,
+    /// Where the page starts.
+    pub start: Start,
+}
+
+/// Where a page starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// So many items into the list; the page comes with the list's total.
+    Offset(u64),
+    /// After the row that the cursor names.
+    After(Cursor),
+}
+
+/// The key of a row in the order of its list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor(Key);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Key {
+    /// Newest first.
+    KnowledgeBase(OffsetDateTime, Uuid),
+    /// By external id.
+    Document(String),
+    /// By ordinal.
+    Chunk(u32),
+}
+
+/// A part of a list.
+#[derive(Debug)]
+pub struct Page<T> {
+    /// In the order of the list.
+    pub items: Vec<T>,
+    /// How many items the list has, if the page was asked for by offset.
+    pub total: Option<u64>,
+    /// The cursor of the next page; none on the last.
+    pub next_cursor: Option<String>,
+}
+
+impl Start {
+    /// After the row that `cursor` names; none if it is not a cursor that [`Page::next_cursor`] gave.
+    pub fn after_cursor(cursor: &str) -> Option<Self> {
+        Cursor::parse(cursor).map(Self::After)
+    }
+
+    /// Rows to skip.
+    pub(super) fn offset(&self) -> i64 {
+        match self {
+            Self::Offset(offset) => i64::try_from(*offset).unwrap_or(i64::MAX),
+            Self::After(_) => 0,
+        }
+    }
+
+    /// What `key` makes of the cursor's key; none if there is no cursor.
+    ///
+    /// # Errors
+    /// [`StoreError::ForeignCursor`] if `key` makes nothing of it, because the cursor is another list's.
+    pub(super) fn key<T>(&self, key: impl FnOnce(&Key) -> Option<T>) -> Result<Option<T>, StoreError> {
+        match self {
+            Self::Offset(_) => Ok(None),
+            Self::After(Cursor(cursor)) => key(cursor).map(Some).ok_or(StoreError::ForeignCursor),
+        }
+    }
+}
+
+impl PageRequest {
+    /// Rows to read: one more than wanted, which tells whether another page follows.
+    pub(super) fn rows(&self) -> i64 {
+        i64::try_from(self.limit).unwrap_or(i64::MAX).saturating_add(1)
+    }
+}
+
+impl<T> Page<T> {
+    /// Of up to `request.rows()` items; `key` is the key of an item.
+    pub(super) fn of(request: &PageRequest, mut items: Vec<T>, total: Option<u64>, key: impl Fn(&T) -> Key) -> Self {
+        let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
+        let has_next = items.len() > limit;
+        items.truncate(limit);
+        let last = items.last().filter(|_| has_next);
+        let next_cursor = last.map(|item| Cursor(key(item)).to_text());
+        Self { items, total, next_cursor }
+    }
+
+    /// The same page of other items.
+    pub fn map<U>(self, item: impl FnMut(T) -> U) -> Page<U> {
+        Page { items: self.items.into_iter().map(item).collect(), total: self.total, next_cursor: self.next_cursor }
+    }
+}
+
+impl Cursor {
+    fn to_text(&self) -> String {
+        let mut bytes = Vec::new();
+        match &self.0 {
+            Key::KnowledgeBase(created_at, id) => {
+                bytes.push(b'b');
+                bytes.extend((created_at.unix_timestamp_nanos() / 1_000).to_be_bytes());
+                bytes.extend(id.as_bytes());
+            }
+            Key::Document(external_id) => {
+                bytes.push(b'd');
+                bytes.extend(external_id.as_bytes());
+            }
+            Key::Chunk(ordinal) => {
+                bytes.push(b'c');
+                bytes.extend(ordinal.to_be_bytes());
+            }
+        }
+        bytes.extend(checksum(&bytes));
+        hex::encode(bytes)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        if text.len() > TEXT_BYTES_MAX || text.bytes().any(|b| b.is_ascii_uppercase()) {
+            return None;
+        }
+        let bytes = hex::decode(text).ok()?;
+        let (bytes, sum) = bytes.split_last_chunk::<CHECKSUM_BYTES>()?;
+        if *sum != checksum(bytes) {
+            return None;
+        }
+        let (kind, key) = bytes.split_first()?;
+        let key = match kind {
+            b'b' => {
+                let (micros, id) = key.split_first_chunk::<16>()?;
+                let nanos = i128::from_be_bytes(*micros).checked_mul(1_000)?;
+                let created_at = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?;
+                Key::KnowledgeBase(created_at, Uuid::from_slice(id).ok()?)
+            }
+            b'd' => Key::Document(std::str::from_utf8(key).ok().filter(|id| !id.contains('\0'))?.to_owned()),
+            b'c' => Key::Chunk(u32::from_be_bytes(key.try_into().ok()?)),
+            _ => return None,
+        };
+        Some(Self(key))
+    }
+}
+
+fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let digest = Sha256::new().chain_update(FORMAT).chain_update(bytes).finalize();
+    let mut sum = [0; CHECKSUM_BYTES];
+    sum.copy_from_slice(&digest[..CHECKSUM_BYTES]);
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys() -> [Key; 3] {
+        let created_at = OffsetDateTime::from_unix_timestamp_nanos(1_764_000_000_123_456_000).unwrap();
+        [Key::KnowledgeBase(created_at, Uuid::now_v7()), Key::Document("docs/straße.md".into()), Key::Chunk(u32::MAX)]
+    }
+
+    #[test]
+    fn a_cursor_survives_its_trip_to_the_client() {
+        for key in keys() {
+            let cursor = Cursor(key);
+            assert_eq!(Cursor::parse(&cursor.to_text()), Some(cursor));
+        }
+    }
+
+    #[test]
+    fn text_that_was_not_given_out_is_no_cursor() {
+        for key in keys() {
+            let text = Cursor(key).to_text();
+            for at in 0..text.len() {
+                let mut changed = text.clone().into_bytes();
+                changed[at] = if changed[at] == b'0' { b'1' } else { b'0' };
+                assert_eq!(Start::after_cursor(std::str::from_utf8(&changed).unwrap()), None, "{at} was changed");
+            }
+            assert_eq!(Start::after_cursor(&text[..text.len() - 2]), None);
+            assert_eq!(Start::after_cursor(&format!("{text}00")), None);
+            assert_eq!(Start::after_cursor(&text.to_uppercase()), None);
+        }
+        for bad in ["", "0", "zz", "é", &"0".repeat(10_000)] {
+            assert_eq!(Start::after_cursor(bad), None);
+        }
+        // Well summed, but no key.
+        for bad in [&b"x"[..], b"b", b"c1", b"d\xff", b"da\0b", &[b"b".as_slice(), &[0x7f; 32]].concat()] {
+            let text = hex::encode([bad, &checksum(bad)].concat());
+            assert_eq!(Start::after_cursor(&text), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_page_has_a_next_one_only_if_there_is_more() {
+        let request = PageRequest { limit: 2, start: Start::Offset(0) };
+        let page = |items: Vec<u32>| Page::of(&request, items, Some(9), |ordinal| Key::Chunk(*ordinal));
+        assert_eq!(page(vec![1, 2]).next_cursor, None);
+        let more = page(vec![1, 2, 3]);
+        assert_eq!(more.items, [1, 2]);
+        let next = Start::after_cursor(&more.next_cursor.unwrap()).unwrap();
+        assert_eq!(next, Start::After(Cursor(Key::Chunk(2))));
+        let foreign = next.key(|key| match key {
+            Key::Document(external_id) => Some(external_id.clone()),
+            _ => None,
+        });
+        assert!(matches!(foreign, Err(StoreError::ForeignCursor)));
+    }
+}

@@ -1,0 +1,144 @@
+//! Searches that Postgres answers, for knowledge bases that are not loaded: one list by meaning, one by words.
+
+use serde_json::Value;
+use tokio_postgres::{Row, types::Type};
+use uuid::Uuid;
+
+use super::{
+    StoreError,
+    knowledge_bases::KnowledgeBaseRow,
+    row::Reader,
+    tx::{Statement, TenantTx},
+};
+use crate::ctx::DocumentId;
+
+const SEMANTIC: Statement = Statement {
+    name: "search/semantic",
+    sql: include_str!("sql/search/semantic.sql"),
+    types: &[Type::UUID, Type::UUID, Type::FLOAT4_ARRAY, Type::TEXT, Type::INT8],
+};
+const KEYWORD: Statement = Statement {
+    name: "search/keyword",
+    sql: include_str!("sql/search/keyword.sql"),
+    types: &[Type::UUID, Type::UUID, Type::TEXT, Type::TEXT, Type::INT8],
+};
+const UNKNOWN_KEY: Statement = Statement {
+    name: "search/unknown_key",
+    sql: include_str!("sql/search/unknown_key.sql"),
+    types: &[Type::UUID, Type::UUID, Type::TEXT_ARRAY],
+};
+
+const KNOWN_KEYS: Statement = Statement {
+    name: "search/known_keys",
+    sql: include_str!("sql/search/known_keys.sql"),
+    types: &[Type::UUID, Type::UUID],
+};
+
+/// A chunk that was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FallbackHit {
+    /// Its id.
+    pub chunk_id: Uuid,
+    /// The document that it is a part of.
+    pub document_id: DocumentId,
+    /// The caller's own name of the document.
+    pub external_id: String,
+    /// The document's title.
+    pub title: String,
+    /// Where people can read the document.
+    pub source_url: Option<String>,
+    /// Headings that it stands under, outermost first, joined by ` › `.
+    pub heading: String,
+    /// Its place among the document's chunks, from 0.
+    pub ordinal: u32,
+    /// The text.
+    pub content: String,
+    /// 0 to 1, higher is better: the cosine, or the rank of full text.
+    pub score: f32,
+    /// The document's metadata with the chunk's on top, as JSON.
+    pub metadata_json: String,
+}
+
+/// A filter's key that no chunk has a value for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownKey {
+    /// The key.
+    pub key: String,
+    /// Keys that there are, by their bytes, 20 at most.
+    pub known: Vec<String>,
+}
+
+/// Up to `limit` chunks nearest to `embedding`, nearest first. Exact up to 10,000 chunks; beyond, most of them are found.
+///
+/// `embedding`: `[dimensions]` of the knowledge base's generation. `filter`: as `tertulia_index::Filter` writes it.
+///
+/// # Errors
+/// If Postgres is away or the dimensions differ.
+pub async fn semantic(
+    tx: &mut TenantTx,
+    base: &KnowledgeBaseRow,
+    embedding: &[f32],
+    filter: Option<&Value>,
+    limit: usize,
+) -> Result<Vec<FallbackHit>, StoreError> {
+    let (filter, limit) = (filter.map(Value::to_string), rows(limit));
+    let found = tx.query(&SEMANTIC, &[&base.id.0, &base.generation_id, &embedding, &filter, &limit]).await?;
+    found.iter().map(|row| read(&SEMANTIC, row)).collect()
+}
+
+/// Up to `limit` chunks with any of the words of `question`, best first.
+///
+/// `filter`: as `tertulia_index::Filter` writes it.
+///
+/// # Errors
+/// If Postgres is away.
+pub async fn keyword(
+    tx: &mut TenantTx,
+    base: &KnowledgeBaseRow,
+    question: &str,
+    filter: Option<&Value>,
+    limit: usize,
+) -> Result<Vec<FallbackHit>, StoreError> {
+    let (filter, limit) = (filter.map(Value::to_string), rows(limit));
+    let found = tx.query(&KEYWORD, &[&base.id.0, &base.generation_id, &question, &filter, &limit]).await?;
+    found.iter().map(|row| read(&KEYWORD, row)).collect()
+}
+
+/// The first of a filter's `keys` that no chunk has a value for, which tells a mistyped key from one that nothing fits; none
+/// of an empty knowledge base.
+///
+/// # Errors
+/// If Postgres is away.
+pub async fn find_unknown_key(
+    tx: &mut TenantTx,
+    base: &KnowledgeBaseRow,
+    keys: &[&str],
+) -> Result<Option<UnknownKey>, StoreError> {
+    let Some(row) = tx.query_opt(&UNKNOWN_KEY, &[&base.id.0, &base.generation_id, &keys]).await? else {
+        return Ok(None);
+    };
+    let key = Reader::new(&UNKNOWN_KEY, &row).get("key")?;
+    let rows = tx.query(&KNOWN_KEYS, &[&base.id.0, &base.generation_id]).await?;
+    let known = rows.iter().map(|row| Reader::new(&KNOWN_KEYS, row).get("key")).collect::<Result<_, _>>()?;
+    Ok(Some(UnknownKey { key, known }))
+}
+
+fn rows(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+fn read(statement: &Statement, row: &Row) -> Result<FallbackHit, StoreError> {
+    let row = Reader::new(statement, row);
+    Ok(FallbackHit {
+        chunk_id: row.get("id")?,
+        document_id: DocumentId(row.get("document_id")?),
+        external_id: row.get("external_id")?,
+        title: row.get("title")?,
+        source_url: row.get("source_url")?,
+        heading: row.get("heading")?,
+        ordinal: row.small_count("ordinal")?,
+        content: row.get("content")?,
+        score: row.get("score")?,
+        metadata_json: row.get("metadata")?,
+    })
+}

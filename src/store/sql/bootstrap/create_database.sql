@@ -1,0 +1,1 @@
+CREATE DATABASE tertulia OWNER tertulia_owner

@@ -1,0 +1,3 @@
+SELECT version
+FROM knowledge_bases
+WHERE tenant_id = (SELECT tertulia_tenant_id()) AND id = $1

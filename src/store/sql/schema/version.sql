@@ -1,0 +1,1 @@
+SELECT max(version)::integer FROM public.refinery_schema_history

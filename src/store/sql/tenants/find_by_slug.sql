@@ -1,0 +1,3 @@
+SELECT id, slug, name, tier, created_at
+FROM tenants
+WHERE slug = $1

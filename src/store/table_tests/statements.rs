@@ -1,0 +1,70 @@
+//! Every statement is one that Postgres understands, with indexes for those that run often.
+
+use std::{fs, path::Path};
+
+use super::{TestDatabase, value};
+
+/// Folders of statements that run in the pools' transactions.
+const FOLDERS: [&str; 7] = ["tenants", "api_keys", "knowledge_bases", "documents", "chunks", "changes", "search"];
+
+fn statements() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/sql");
+    let mut found = Vec::new();
+    for folder in FOLDERS {
+        for entry in fs::read_dir(root.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = format!("{folder}/{}", path.file_stem().unwrap().to_str().unwrap());
+            found.push((name, fs::read_to_string(&path).unwrap()));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_statement_can_be_prepared_in_its_role() {
+    let db = TestDatabase::create().await;
+    let all = statements();
+    assert!(all.len() > 25);
+    for role in ["tertulia_user", "tertulia_svc"] {
+        let client = db.connect(role).await;
+        for (name, sql) in &all {
+            client.prepare(sql).await.unwrap_or_else(|error| panic!("{name} as {role}: {error:?}"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_and_lookups_are_served_by_indexes() {
+    let db = TestDatabase::create().await;
+    // Counts read everything by nature, one has no table to speak of, and the searches' work is inside of functions.
+    let exempt = ["knowledge_bases/count", "tenants/list", "search/unknown_key", "search/known_keys"];
+    for (name, sql) in statements() {
+        let is_read = sql.contains("SELECT") && !sql.contains("INSERT");
+        if !is_read || exempt.contains(&name.as_str()) {
+            continue;
+        }
+        let is_service = ["tenants/", "api_keys/", "changes/", "knowledge_bases/list_versions"];
+        let role =
+            if is_service.iter().any(|prefix| name.starts_with(prefix)) { "tertulia_svc" } else { "tertulia_user" };
+        let client = db.connect(role).await;
+        // On tables as small as these a plan without an index would be the cheapest.
+        client
+            .batch_execute(
+                "SET enable_seqscan = off; SET enable_bitmapscan = off; SET plan_cache_mode = force_generic_plan",
+            )
+            .await
+            .unwrap();
+        client.batch_execute(&format!("PREPARE asked AS {sql}")).await.unwrap();
+        let count: i32 =
+            value(&client, "SELECT cardinality(parameter_types) FROM pg_prepared_statements WHERE name = 'asked'")
+                .await;
+        let arguments = vec!["NULL"; count as usize].join(", ");
+        let execute = if count == 0 { "EXECUTE asked".to_owned() } else { format!("EXECUTE asked({arguments})") };
+        let rows = client.query(&format!("EXPLAIN {execute}"), &[]).await.unwrap();
+        let plan: String = rows.iter().map(|row| row.get::<_, String>(0) + "\n").collect();
+        assert!(!plan.contains("Seq Scan"), "{name}:\n{plan}");
+        let sorts_a_few = name.starts_with("search/");
+        assert!(sorts_a_few || !plan.contains("Sort"), "{name}:\n{plan}");
+    }
+}
