@@ -86,7 +86,7 @@ pub struct Extracted {
 pub enum Block {
     /// Opens a section that goes on to the next heading of this level or a higher one (a smaller number).
     Heading {
-        /// 1 (the highest) to 6.
+        /// 1 (the highest) to 6, or 0 for the heading of the whole document.
         level: u8,
         /// One line.
         text: String,
