@@ -584,13 +584,16 @@ impl Scores {
     fn each_at_least(&self, mut threshold: f32, live: Option<&Bits>, mut found: impl FnMut(u32, &mut f32)) {
         threshold = threshold.max(f32::MIN_POSITIVE);
         for (block, _) in self.touched.iter().enumerate().filter(|(_, touched)| **touched) {
-            let scores = &self.of[block * BLOCK..][..BLOCK];
-            // All of them at once: few blocks have one.
-            if scores.iter().fold(false, |any, &score| any | (score >= threshold)) {
-                let live = live.map_or(u64::MAX, |live| live.words()[block]);
-                for (bit, &score) in scores.iter().enumerate() {
-                    if score >= threshold && live >> bit & 1 == 1 {
-                        found((block * BLOCK + bit) as u32, &mut threshold);
+            let live = live.map_or(u64::MAX, |live| live.words()[block]);
+            let (groups, _) = self.of[block * BLOCK..][..BLOCK].as_chunks::<16>();
+            for (group, scores) in groups.iter().enumerate() {
+                // All of them at once: few groups have one.
+                if scores.iter().fold(false, |any, &score| any | (score >= threshold)) {
+                    for (at, &score) in scores.iter().enumerate() {
+                        let bit = group * 16 + at;
+                        if score >= threshold && live >> bit & 1 == 1 {
+                            found((block * BLOCK + bit) as u32, &mut threshold);
+                        }
                     }
                 }
             }
