@@ -21,12 +21,12 @@ lint: setup ## formatting and lints
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; fi
 
-# Documentation's examples first: the last lines are then those of the tests proper.
+# Tests of one binary share a process and so one Postgres, which is why they run by `cargo test`. Documentation's examples
+# come first: the last lines are then those of the tests proper.
 .PHONY: test
 test: lint ## what CI runs: setup, lints and all tests
 	cargo test --locked --workspace --doc
-	@if command -v cargo-nextest >/dev/null; then set -x; cargo nextest run --locked --workspace; \
-	else set -x; cargo test --locked --workspace --lib --bins --tests; fi
+	cargo test --locked --workspace --lib --bins --tests
 
 .PHONY: bench
 bench: setup ## benchmarks in process
