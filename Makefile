@@ -21,8 +21,8 @@ lint: setup ## formatting and lints
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; fi
 
-# Tests of one binary share a process and so one Postgres, which is why they run by `cargo test`. Documentation's examples
-# come first: the last lines are then those of the tests proper.
+# One process for each test binary, so that the tests of one share a Postgres; nextest would start one for each test.
+# Documentation's examples come first: the last lines are then those of the tests proper.
 .PHONY: test
 test: lint ## what CI runs: setup, lints and all tests
 	cargo test --locked --workspace --doc

@@ -17,11 +17,12 @@ use tertulia_index::Encoder;
 
 use crate::{
     accounts::Accounts,
+    api,
     compute::Compute,
     config::Config,
     knowledge::{BaseKey, Knowledge, LoadedBases, snapshots::Snapshots, sync::Sync},
     metrics::Metrics,
-    server::Server,
+    server::{ConnInfo, Counters, Server},
     store::{self, Store, StoreError, embedded::EmbeddedCluster, listen::Notification},
     tasks::Tasks,
 };
@@ -50,7 +51,9 @@ pub struct App {
     /// Work that outlives its request.
     pub tasks: Tasks,
     store: Arc<Store>,
+    connections: Arc<Counters>,
     has_started: AtomicBool,
+    is_draining: AtomicBool,
 }
 
 impl App {
@@ -59,7 +62,7 @@ impl App {
     /// # Errors
     /// Why not, for people and load balancers to read.
     pub async fn readiness(&self) -> Result<(), &'static str> {
-        if self.tasks.stopping().is_cancelled() {
+        if self.is_draining.load(Ordering::Relaxed) {
             return Err("stopping");
         }
         if !self.has_started.load(Ordering::Relaxed) {
@@ -76,6 +79,7 @@ impl App {
         let bases = self.knowledge.loaded().all();
         let indexes: Vec<_> = bases.iter().filter_map(|base| base.index()).collect();
         let gauges = crate::metrics::Gauges {
+            connections: self.connections.open().iter().sum(),
             pools: self.store.pool_gauges(),
             index_bases: indexes.len(),
             index_chunks: indexes.iter().map(|index| index.len()).sum(),
@@ -110,7 +114,7 @@ impl Stack {
         let listener = Server::bind(&config.server)?;
         let cluster = match config.database.url {
             Some(_) => None,
-            None => Some(EmbeddedCluster::start(&config.server.data_dir, config.database.bin_dir.as_deref()).await?),
+            None => Some(EmbeddedCluster::start(&config.server.data_dir, &config.database).await?),
         };
         match Self::start_on(config, encoder, listener, cluster.as_ref()).await {
             Ok((app, server)) => Ok(Self { app, server, cluster }),
@@ -163,9 +167,16 @@ impl Stack {
             knowledge,
             tasks: tasks.clone(),
             store: store.clone(),
+            connections: listener.counters().clone(),
             has_started: false.into(),
+            is_draining: false.into(),
         });
-        let server = Server::start(listener, app.clone())?;
+        let handlers = app.clone();
+        let service = move |request, connection: ConnInfo| {
+            let app = handlers.clone();
+            async move { api::dispatch(&app, request, &connection).await }
+        };
+        let server = Server::start(listener, service)?;
         tasks.spawn(follow_notifications(store.clone(), sync.clone(), accounts, tasks.clone()));
         if connections.owner.is_some() {
             tasks.spawn(store::upkeep::run(store, tasks.stopping().clone()));
@@ -187,6 +198,7 @@ impl Stack {
 
     /// Stops everything, in the opposite order: requests under way finish first, the database goes last.
     pub async fn stop(self) {
+        self.app.is_draining.store(true, Ordering::Relaxed);
         let cut = self.server.stop().await;
         if cut > 0 {
             tracing::warn!(connections = cut, "connections were cut at the end of the drain");
@@ -226,7 +238,10 @@ async fn follow_notifications(store: Arc<Store>, sync: Arc<Sync>, accounts: Arc<
             () = tasks.stopping().cancelled() => return,
         };
         if let Err(error) = outcome {
-            tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "listening for changes ended; polling until it is back");
+            tracing::warn!(
+                error = format!("{:#}", anyhow::Error::new(error)),
+                "listening for changes ended; polling until it is back"
+            );
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}

@@ -7,11 +7,16 @@
 
 #![forbid(unsafe_code)]
 
+pub mod accounts;
+pub mod api;
+pub mod app;
+pub mod cli;
 pub mod compute;
 pub mod config;
 pub mod ctx;
 pub mod error;
 pub mod http;
+pub mod knowledge;
 pub mod metrics;
 pub mod server;
 pub mod store;

@@ -1,1 +1,31 @@
-fn main() {}
+//! Command line → settings → one subcommand. The only place that reads the environment and exits the process.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tertulia::{cli, config::ConfigErrors};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// `EX_USAGE` of sysexits.h: the settings or the command line are wrong, and trying again will not help.
+const EXIT_CONFIGURATION: u8 = 64;
+
+fn main() -> ExitCode {
+    let arguments = cli::Cli::parse();
+    #[expect(clippy::disallowed_methods, reason = "this is where the environment comes in")]
+    let environment = |name: &str| std::env::var(name).ok();
+    match cli::run(arguments, environment) {
+        Ok(code) => code,
+        Err(error) => {
+            if let Some(mistakes) = error.downcast_ref::<ConfigErrors>() {
+                eprint!("tertulia: {mistakes}");
+                return ExitCode::from(EXIT_CONFIGURATION);
+            }
+            eprintln!("tertulia: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -191,7 +191,8 @@ mod tests {
     #[test]
     fn text_that_is_no_key_is_refused_before_anything_is_asked() {
         let key = NewKey::generate().unwrap().text;
-        for bad in ["", "tt_", "tt__", "sk_abc_def", &key[..key.len() - 1], &key.replace('_', "-"), &format!("{key}0")] {
+        for bad in ["", "tt_", "tt__", "sk_abc_def", &key[..key.len() - 1], &key.replace('_', "-"), &format!("{key}0")]
+        {
             assert!(split(bad).is_none(), "{bad} was taken for a key");
         }
     }

@@ -55,7 +55,11 @@ pub fn run(args: &DoctorArgs, environment: Environment<'_>) -> anyhow::Result<Ex
             let mark = if finding.is_well { "ok  " } else { "BAD " };
             writeln!(out, "{mark} {:<10} {}", finding.part, finding.told)?;
         }
-        writeln!(out, "{}", if all_well { "\nAll is well." } else { "\nMend what is marked BAD and run doctor again." })?;
+        writeln!(
+            out,
+            "{}",
+            if all_well { "\nAll is well." } else { "\nMend what is marked BAD and run doctor again." }
+        )?;
     }
     Ok(if all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -97,12 +101,18 @@ async fn ask_database(config: &Config) -> Vec<Finding> {
     let asked = store::health::report(&operator.store).await;
     let mut findings = match asked {
         Ok(report) => vec![
-            finding("database", Ok(format!("PostgreSQL {}, schema {}", report.postgres_version, report.schema_version))),
-            finding("pgvector", Ok(format!("{}", report.pgvector_version))),
-            finding("knowledge", Ok(format!(
-                "{} tenants, {} knowledge bases, {} documents, {} chunks",
-                report.tenants, report.knowledge_bases, report.documents, report.chunks
-            ))),
+            finding(
+                "database",
+                Ok(format!("PostgreSQL {}, schema {}", report.postgres_version, report.schema_version)),
+            ),
+            finding("pgvector", Ok(report.pgvector_version)),
+            finding(
+                "knowledge",
+                Ok(format!(
+                    "{} tenants, {} knowledge bases, {} documents, {} chunks",
+                    report.tenants, report.knowledge_bases, report.documents, report.chunks
+                )),
+            ),
         ],
         Err(error) => vec![finding("database", Err(error.to_string()))],
     };
@@ -118,7 +128,9 @@ fn snapshots(config: &Config) -> Finding {
         let damaged: Vec<String> = saved
             .iter()
             .map(|(key, generation_id)| snapshots.folder(*key, *generation_id))
-            .filter_map(|folder| tertulia_index::verify_snapshot(&folder).err().map(|error| format!("{}: {error}", folder.display())))
+            .filter_map(|folder| {
+                tertulia_index::verify_snapshot(&folder).err().map(|error| format!("{}: {error}", folder.display()))
+            })
             .collect();
         if damaged.is_empty() {
             Ok(format!("{} sound", saved.len()))

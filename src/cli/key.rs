@@ -160,5 +160,7 @@ fn scope(word: &str) -> Result<Scope, String> {
 }
 
 fn no_such_tenant(name: &str) -> String {
-    format!("there is no tenant named {name}; `tertulia tenant list` shows them, `tertulia tenant create {name}` makes it")
+    format!(
+        "there is no tenant named {name}; `tertulia tenant list` shows them, `tertulia tenant create {name}` makes it"
+    )
 }

@@ -52,7 +52,7 @@ pub fn run(args: &KnowledgeBaseArgs) -> anyhow::Result<()> {
             }
         }
         KnowledgeBaseCommand::List { server, json } => {
-            let all = list_all(&Client::new(server))?;
+            let all = Client::new(server).list("/knowledge-bases")?;
             if *json {
                 writeln!(out, "{}", Value::Array(all))?;
             } else if all.is_empty() {
@@ -60,27 +60,17 @@ pub fn run(args: &KnowledgeBaseArgs) -> anyhow::Result<()> {
             } else {
                 for base in &all {
                     let (documents, chunks) = (&base["documents"], &base["chunks"]);
-                    writeln!(out, "{}  {}  {documents} documents, {chunks} chunks", text(&base["id"]), text(&base["name"]))?;
+                    writeln!(
+                        out,
+                        "{}  {}  {documents} documents, {chunks} chunks",
+                        text(&base["id"]),
+                        text(&base["name"])
+                    )?;
                 }
             }
         }
     }
     Ok(())
-}
-
-fn list_all(client: &Client) -> anyhow::Result<Vec<Value>> {
-    let mut all = Vec::new();
-    let mut cursor = String::new();
-    loop {
-        let mut page = client.get(&format!("/knowledge-bases?limit=100{cursor}"))?;
-        if let Value::Array(items) = page["items"].take() {
-            all.extend(items);
-        }
-        match page["next_cursor"].as_str() {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => return Ok(all),
-        }
-    }
 }
 
 fn text(value: &Value) -> &str {

@@ -27,14 +27,12 @@ pub fn run(args: &MigrateArgs, environment: Environment<'_>) -> anyhow::Result<(
     let applied = block_on(async {
         let cluster = match config.database.url {
             Some(_) => None,
-            None => {
-                Some(EmbeddedCluster::connect_or_start(&config.server.data_dir, config.database.bin_dir.as_deref()).await?)
-            }
+            None => Some(EmbeddedCluster::connect_or_start(&config.server.data_dir, &config.database).await?),
         };
         let connections = store::Connections::from_config(&config.database, cluster.as_ref())?;
-        let owner = connections
-            .owner
-            .context("migrations need the owner's connection: set database.direct_url (TERTULIA_DATABASE_DIRECT_URL)")?;
+        let owner = connections.owner.context(
+            "migrations need the owner's connection: set database.direct_url (TERTULIA_DATABASE_DIRECT_URL)",
+        )?;
         let outcome = store::migrate(&owner).await;
         if let Some(cluster) = cluster {
             cluster.stop().await?;

@@ -25,9 +25,7 @@ impl Operator {
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
         let cluster = match config.database.url {
             Some(_) => None,
-            None => {
-                Some(EmbeddedCluster::connect_or_start(&config.server.data_dir, config.database.bin_dir.as_deref()).await?)
-            }
+            None => Some(EmbeddedCluster::connect_or_start(&config.server.data_dir, &config.database).await?),
         };
         let connections = store::Connections::from_config(&config.database, cluster.as_ref())?;
         match &connections.owner {

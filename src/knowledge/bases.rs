@@ -4,7 +4,11 @@ use super::{BaseKey, Knowledge, loaded::Readiness};
 use crate::{
     ctx::{Ctx, KnowledgeBaseId},
     error::Error,
-    store::{self, knowledge_bases::KnowledgeBaseRow, page::{Page, PageRequest}},
+    store::{
+        self,
+        knowledge_bases::KnowledgeBaseRow,
+        page::{Page, PageRequest},
+    },
 };
 
 /// A knowledge base and how far this process has it.

@@ -13,7 +13,11 @@ use super::{BaseKey, Knowledge, chunking, extract};
 use crate::{
     ctx::{Ctx, DocumentId, KnowledgeBaseId},
     error::Error,
-    store::{self, TenantTx, documents::DocumentRow, page::{Page, PageRequest}},
+    store::{
+        self, TenantTx,
+        documents::DocumentRow,
+        page::{Page, PageRequest},
+    },
 };
 
 /// Longest external id, in bytes.
@@ -92,13 +96,7 @@ impl Knowledge {
         tx.commit().await?;
         tracing::debug!(%external_id, chunks = chunks.len(), version = replaced.version, "document written");
         self.load_in_background(BaseKey::of(ctx, knowledge_base_id), replaced.version);
-        Ok(Receipt {
-            id: replaced.id,
-            written: true,
-            chunks: chunks.len(),
-            version: replaced.version,
-            content_sha256,
-        })
+        Ok(Receipt { id: replaced.id, written: true, chunks: chunks.len(), version: replaced.version, content_sha256 })
     }
 
     /// A page of the knowledge base's documents, by external id.
@@ -165,6 +163,7 @@ impl Knowledge {
         let document = find(&mut tx, knowledge_base_id, name).await?;
         let version = store::documents::delete(&mut tx, knowledge_base_id, document.id).await?;
         tx.commit().await?;
+        self.load_in_background(BaseKey::of(ctx, knowledge_base_id), version);
         Ok(version)
     }
 

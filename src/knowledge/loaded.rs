@@ -217,14 +217,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn waiting_for_a_version_ends_when_it_is_there_or_time_is_up() {
-        let base = Arc::new(Base::new(key()));
+        let base = Base::new(key());
         assert!(!base.reached(1, Duration::from_millis(10)).await);
-        let waiting = tokio::task::spawn({
-            let base = base.clone();
-            async move { base.reached(2, Duration::from_secs(1)).await }
-        });
-        base.caught_up_to(2);
-        assert!(waiting.await.unwrap());
+        let (reached, ()) = tokio::join!(base.reached(2, Duration::from_secs(1)), async { base.caught_up_to(2) });
+        assert!(reached);
         base.wake(5);
         assert_eq!(base.lag(), 3);
     }

@@ -38,6 +38,7 @@ pub struct SearchRequest {
 }
 
 /// Ranked chunks, best first, by the source that found them.
+#[expect(clippy::large_enum_variant, reason = "there is one of it for an answer, and the larger variant is the usual one")]
 pub enum Found {
     /// By the in-process index.
     Memory(Answer),
@@ -127,6 +128,11 @@ impl Knowledge {
             self.same_encoder(&base.encoder)?;
         }
         self.load_in_background(BaseKey::of(ctx, knowledge_base_id), base.version);
+        if let Some(filter) = &request.filter
+            && let Some(unknown) = store::search::find_unknown_key(&mut tx, &base, &filter.keys()).await?
+        {
+            return Err(search_error(SearchError::UnknownKey { key: unknown.key, known: unknown.known }));
+        }
         let limit = 2 * request.top_k;
         let filter = request.filter.as_ref().map(Filter::to_json);
         let semantic = match request.mode {
@@ -146,12 +152,7 @@ impl Knowledge {
 }
 
 /// The two lists of Postgres as one, scored as the index would.
-fn fuse_hits(
-    semantic: Vec<FallbackHit>,
-    keyword: Vec<FallbackHit>,
-    mode: Mode,
-    top_k: usize,
-) -> Vec<FallbackHit> {
+fn fuse_hits(semantic: Vec<FallbackHit>, keyword: Vec<FallbackHit>, mode: Mode, top_k: usize) -> Vec<FallbackHit> {
     let ids = |hits: &[FallbackHit]| hits.iter().map(|hit| hit.chunk_id).collect::<Vec<_>>();
     let fused = match mode {
         Mode::Semantic | Mode::Keyword => None,
@@ -162,9 +163,12 @@ fn fuse_hits(
         None => all.truncate(top_k),
         Some(fused) => {
             let mut by_id: std::collections::HashMap<_, _> = all.drain(..).map(|hit| (hit.chunk_id, hit)).collect();
-            all.extend(fused.into_iter().take(top_k).filter_map(|(chunk_id, score)| {
-                by_id.remove(&chunk_id).map(|hit| FallbackHit { score, ..hit })
-            }));
+            all.extend(
+                fused
+                    .into_iter()
+                    .take(top_k)
+                    .filter_map(|(chunk_id, score)| by_id.remove(&chunk_id).map(|hit| FallbackHit { score, ..hit })),
+            );
         }
     }
     all
@@ -181,4 +185,3 @@ fn search_error(error: SearchError) -> Error {
         other => Error::Internal(other.into()),
     }
 }
-

@@ -39,9 +39,9 @@ impl Snapshots {
         let mut found = Vec::new();
         for (tenant_id, tenant_folder) in folders_with_ids(&self.root)? {
             for (base_id, base_folder) in folders_with_ids(&tenant_folder)? {
-                let key =
-                    BaseKey { tenant_id: TenantId(tenant_id), knowledge_base_id: KnowledgeBaseId(base_id) };
-                found.extend(folders_with_ids(&base_folder)?.into_iter().map(|(generation_id, _)| (key, generation_id)));
+                let key = BaseKey { tenant_id: TenantId(tenant_id), knowledge_base_id: KnowledgeBaseId(base_id) };
+                found
+                    .extend(folders_with_ids(&base_folder)?.into_iter().map(|(generation_id, _)| (key, generation_id)));
             }
         }
         Ok(found)

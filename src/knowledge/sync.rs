@@ -16,7 +16,10 @@ use super::{Base, BaseKey, LoadedBases, loaded::Readiness, snapshots::Snapshots}
 use crate::{
     compute::Compute,
     config::RetrievalConfig,
-    store::{Store, changes::{Change, Head}},
+    store::{
+        Store,
+        changes::{Change, Head},
+    },
     tasks::Tasks,
 };
 
@@ -193,7 +196,8 @@ impl Sync {
                 }
                 if !is_published && batch.upserts.len() >= LOAD_BATCH_CHUNKS {
                     let version = batch.version;
-                    let full = std::mem::replace(&mut batch, Batch { version, upserts: Vec::new(), deletions: Vec::new() });
+                    let full =
+                        std::mem::replace(&mut batch, Batch { version, upserts: Vec::new(), deletions: Vec::new() });
                     self.apply(current, full).await?;
                 }
             }
@@ -277,11 +281,11 @@ impl Sync {
             if bases.is_empty() {
                 continue;
             }
-            let ids: Vec<_> = bases.iter().map(|base| base.key.knowledge_base_id).collect();
+            let ids: Vec<_> = bases.iter().map(|base| (base.key.tenant_id, base.key.knowledge_base_id)).collect();
             match self.store.list_versions(&ids).await {
                 Ok(versions) => {
                     for base in bases {
-                        match versions.get(&base.key.knowledge_base_id) {
+                        match versions.get(&(base.key.tenant_id, base.key.knowledge_base_id)) {
                             Some(version) if *version == base.version() => {}
                             Some(version) => base.wake(*version),
                             None => base.wake(0),

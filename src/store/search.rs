@@ -28,6 +28,12 @@ const UNKNOWN_KEY: Statement = Statement {
     types: &[Type::UUID, Type::UUID, Type::TEXT_ARRAY],
 };
 
+const KNOWN_KEYS: Statement = Statement {
+    name: "search/known_keys",
+    sql: include_str!("sql/search/known_keys.sql"),
+    types: &[Type::UUID, Type::UUID],
+};
+
 /// A chunk that was found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FallbackHit {
@@ -51,6 +57,15 @@ pub struct FallbackHit {
     pub score: f32,
     /// The document's metadata with the chunk's on top, as JSON.
     pub metadata_json: String,
+}
+
+/// A filter's key that no chunk has a value for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownKey {
+    /// The key.
+    pub key: String,
+    /// Keys that there are, by their bytes, 20 at most.
+    pub known: Vec<String>,
 }
 
 /// Up to `limit` chunks nearest to `embedding`, nearest first. Exact up to 10,000 chunks; beyond, most of them are found.
@@ -98,9 +113,14 @@ pub async fn find_unknown_key(
     tx: &mut TenantTx,
     base: &KnowledgeBaseRow,
     keys: &[&str],
-) -> Result<Option<String>, StoreError> {
-    let row = tx.query_opt(&UNKNOWN_KEY, &[&base.id.0, &base.generation_id, &keys]).await?;
-    row.map(|row| Reader::new(&UNKNOWN_KEY, &row).get("key")).transpose()
+) -> Result<Option<UnknownKey>, StoreError> {
+    let Some(row) = tx.query_opt(&UNKNOWN_KEY, &[&base.id.0, &base.generation_id, &keys]).await? else {
+        return Ok(None);
+    };
+    let key = Reader::new(&UNKNOWN_KEY, &row).get("key")?;
+    let rows = tx.query(&KNOWN_KEYS, &[&base.id.0, &base.generation_id]).await?;
+    let known = rows.iter().map(|row| Reader::new(&KNOWN_KEYS, row).get("key")).collect::<Result<_, _>>()?;
+    Ok(Some(UnknownKey { key, known }))
 }
 
 fn rows(limit: usize) -> i64 {

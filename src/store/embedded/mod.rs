@@ -107,7 +107,7 @@ pub enum ClusterError {
         pid: String,
     },
     /// A folder, file or program cannot be used.
-    #[error("cannot {verb} {}", path.display())]
+    #[error("cannot {verb} {} (is that folder meant? --data-dir names it)", path.display())]
     Folder {
         /// What was tried.
         verb: &'static str,
@@ -251,6 +251,16 @@ impl EmbeddedCluster {
         Ok(cluster)
     }
 
+    /// The folder of the cluster's socket, which only the user that runs Postgres, and root, may enter.
+    pub fn socket_dir(&self) -> &Path {
+        &self.socket_dir
+    }
+
+    /// The port in the socket's name.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// How the pools and the owner reach the cluster.
     pub fn connections(&self, connect_timeout: Duration) -> Connections {
         let address = |user| Address::local(&self.socket_dir, self.port, user, DATABASE, connect_timeout);
@@ -264,11 +274,6 @@ impl EmbeddedCluster {
     /// As the superuser, on any database of the cluster.
     pub fn superuser(&self, database: &str, connect_timeout: Duration) -> Address {
         Address::local(&self.socket_dir, self.port, SUPERUSER, database, connect_timeout)
-    }
-
-    /// The folder of the socket.
-    pub fn socket_dir(&self) -> &Path {
-        &self.socket_dir
     }
 
     /// Stops Postgres, if this process runs it; a command first waits for the other commands that use it.

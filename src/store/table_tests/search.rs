@@ -106,7 +106,8 @@ async fn a_filter_holds_inside_of_both_searches() {
 
     assert_eq!(search::find_unknown_key(&mut tx, &base, &["year", "lang"]).await.unwrap(), None);
     let unknown = search::find_unknown_key(&mut tx, &base, &["lang", "jahr", "other"]).await.unwrap();
-    assert_eq!(unknown.as_deref(), Some("jahr"));
+    let known = vec!["lang".to_owned(), "year".to_owned()];
+    assert_eq!(unknown, Some(search::UnknownKey { key: "jahr".into(), known }));
     let empty = knowledge_bases::insert(&mut tx, "empty", "test-3", 3).await.unwrap();
     assert_eq!(search::find_unknown_key(&mut tx, &empty, &["jahr"]).await.unwrap(), None);
     tx.commit().await.unwrap();

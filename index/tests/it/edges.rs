@@ -1,0 +1,225 @@
+//! Bounds, mistakes and odd input.
+
+use serde_json::json;
+use tertulia_index::{ApplyError, Batch, Chunk, Filter, Fusion, Index, Mode, Query, SearchError};
+use uuid::Uuid;
+
+use crate::{draw::DIMENSIONS, settings};
+
+fn axis(at: usize, length: f32) -> Vec<f32> {
+    let mut embedding = vec![0.0; DIMENSIONS];
+    embedding[at] = length;
+    embedding
+}
+
+fn chunk(number: u128, content: &str, embedding: Vec<f32>) -> Chunk {
+    Chunk {
+        id: Uuid::from_u128(number),
+        document_id: Uuid::from_u128(1),
+        external_id: "guide".to_owned(),
+        title: String::new(),
+        source_url: None,
+        heading: String::new(),
+        ordinal: number as u32,
+        content: content.to_owned(),
+        embedding,
+        metadata: json!({ "number": number as u64 }).as_object().expect("an object").clone(),
+    }
+}
+
+fn batch(version: u64, upserts: Vec<Chunk>) -> Batch {
+    Batch { version, upserts, deletions: Vec::new() }
+}
+
+fn query<'a>(text: &'a str, embedding: Option<&'a [f32]>, mode: Mode) -> Query<'a> {
+    Query { text, embedding, top_k: 10, mode, filter: None, fusion: Fusion::default(), explain: false }
+}
+
+fn found(index: &Index, query: &Query<'_>) -> Vec<(u128, f32)> {
+    let answer = index.search(query).expect("an answer");
+    answer.hits.iter().map(|hit| (hit.chunk_id().as_u128(), hit.score)).collect()
+}
+
+#[test]
+fn a_batch_with_one_bad_embedding_is_refused_whole() {
+    let index = Index::new(settings());
+    index.apply(batch(1, vec![chunk(1, "old", axis(0, 1.0))])).expect("a sound batch");
+    let check = |embedding: Vec<f32>, expected: ApplyError| {
+        let bad = chunk(3, "bad", embedding);
+        let batch = Batch {
+            version: 2,
+            upserts: vec![chunk(2, "good", axis(1, 1.0)), bad],
+            deletions: vec![Uuid::from_u128(1)],
+        };
+        assert_eq!(index.apply(batch), Err(expected));
+        assert_eq!((index.version(), index.len()), (1, 1));
+        assert_eq!(found(&index, &query("old", None, Mode::Keyword)).len(), 1);
+    };
+    let no_direction = || ApplyError::NoDirection { chunk_id: Uuid::from_u128(3) };
+    check(axis(0, 0.0), no_direction());
+    check(axis(0, f32::NAN), no_direction());
+    check(axis(0, f32::NEG_INFINITY), no_direction());
+    let wrong = |found| ApplyError::WrongDimensions { chunk_id: Uuid::from_u128(3), expected: DIMENSIONS, found };
+    check(vec![1.0; 3], wrong(3));
+    check(Vec::new(), wrong(0));
+}
+
+#[test]
+fn versions_do_not_go_back() {
+    let index = Index::new(settings());
+    index.apply(batch(7, Vec::new())).expect("a sound batch");
+    index.apply(batch(7, vec![chunk(1, "same version", axis(0, 1.0))])).expect("the same version again");
+    let refused = index.apply(batch(6, vec![chunk(2, "late", axis(0, 1.0))]));
+    assert_eq!(refused, Err(ApplyError::VersionWentBack { index: 7, batch: 6 }));
+    assert_eq!((index.version(), index.len()), (7, 1));
+}
+
+#[test]
+fn embeddings_of_any_length_have_a_direction() {
+    let index = Index::new(settings());
+    let lengths = [f32::MAX, 1.0, 1e-30, f32::MIN_POSITIVE / 4.0];
+    let chunks = lengths.iter().zip(1..).map(|(length, number)| chunk(number, "", axis(0, *length))).collect();
+    index.apply(batch(1, chunks)).expect("a sound batch");
+    for length in lengths {
+        let embedding = axis(0, length);
+        let found = found(&index, &query("", Some(&embedding), Mode::Semantic));
+        assert_eq!(found, [(1, 1.0), (2, 1.0), (3, 1.0), (4, 1.0)]);
+    }
+}
+
+#[test]
+fn a_question_without_a_direction_is_refused() {
+    let index = Index::new(settings());
+    let check = |embedding: Option<&[f32]>, expected: SearchError| {
+        for mode in [Mode::Semantic, Mode::Hybrid] {
+            assert_eq!(index.search(&query("word", embedding, mode)).expect_err("refused"), expected);
+        }
+        assert!(found(&index, &query("word", embedding, Mode::Keyword)).is_empty());
+    };
+    check(None, SearchError::NoEmbedding);
+    check(Some(&[1.0]), SearchError::WrongDimensions { expected: DIMENSIONS, found: 1 });
+    check(Some(&axis(3, 0.0)), SearchError::NoDirection);
+    check(Some(&axis(3, f32::NAN)), SearchError::NoDirection);
+}
+
+#[test]
+fn the_last_of_an_id_in_a_batch_counts() {
+    let index = Index::new(settings());
+    let twice =
+        vec![chunk(1, "first", axis(0, 1.0)), chunk(2, "other", axis(0, 1.0)), chunk(1, "second", axis(0, 1.0))];
+    index.apply(batch(1, twice)).expect("a sound batch");
+    assert_eq!(index.len(), 2);
+    assert!(found(&index, &query("first", None, Mode::Keyword)).is_empty());
+    let again =
+        Batch { version: 2, upserts: vec![chunk(1, "third", axis(0, 1.0))], deletions: vec![Uuid::from_u128(1)] };
+    index.apply(again).expect("a sound batch");
+    assert_eq!(found(&index, &query("third second", None, Mode::Keyword)).len(), 1, "deletions come first");
+    let unknown = Batch { version: 3, upserts: Vec::new(), deletions: vec![Uuid::from_u128(99)] };
+    index.apply(unknown).expect("what is not there can be deleted");
+    assert_eq!(index.len(), 2);
+}
+
+#[test]
+fn a_key_is_known_as_long_as_a_live_chunk_has_it() {
+    let index = Index::new(settings());
+    let filter = Filter::from_json(&json!({ "type": "exists", "key": "number" })).expect("a filter");
+    let query = Query { filter: Some(&filter), ..query("word", None, Mode::Keyword) };
+    assert!(found(&index, &query).is_empty(), "an empty index knows no key and has no hits");
+    let mut other = chunk(2, "word", axis(0, 1.0));
+    other.metadata = json!({ "lang": "en", "number": null }).as_object().expect("an object").clone();
+    index.apply(batch(1, vec![chunk(1, "word", axis(0, 1.0)), other])).expect("a sound batch");
+    assert_eq!(found(&index, &query).len(), 1);
+    let deletion = Batch { version: 2, upserts: Vec::new(), deletions: vec![Uuid::from_u128(1)] };
+    index.apply(deletion).expect("a sound batch");
+    let error = index.search(&query).expect_err("nobody has the key");
+    assert_eq!(error, SearchError::UnknownKey { key: "number".to_owned(), known: vec!["lang".to_owned()] });
+    assert_eq!(error.to_string(), "no chunk has the metadata key \"number\"; there are: lang");
+}
+
+#[test]
+fn top_k_has_no_bound_but_the_chunks() {
+    let index = Index::new(settings());
+    index.apply(batch(1, (1..=60).map(|n| chunk(n, "word", axis(0, 1.0))).collect())).expect("a sound batch");
+    let embedding = axis(0, 2.0);
+    for mode in [Mode::Hybrid, Mode::Semantic, Mode::Keyword] {
+        for (top_k, expected) in [(0, 0), (1, 1), (60, 60), (usize::MAX, 60)] {
+            let query = Query { top_k, ..query("word", Some(&embedding), mode) };
+            assert_eq!(found(&index, &query).len(), expected, "{mode:?}");
+        }
+    }
+}
+
+#[test]
+fn a_filter_that_keeps_k_gives_k() {
+    let index = Index::new(settings());
+    index.apply(batch(1, (1..=500).map(|n| chunk(n, "word", axis(0, 1.0))).collect())).expect("a sound batch");
+    let filter = Filter::from_json(&json!({ "type": "gt", "key": "number", "value": 490 })).expect("a filter");
+    let embedding = axis(1, 1.0);
+    for mode in [Mode::Hybrid, Mode::Semantic, Mode::Keyword] {
+        let query = Query { filter: Some(&filter), ..query("word", Some(&embedding), mode) };
+        let ids: Vec<u128> = found(&index, &query).iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, (491..=500).collect::<Vec<_>>(), "{mode:?}");
+    }
+}
+
+#[test]
+fn scores_say_what_they_mean() {
+    let index = Index::new(settings());
+    let chunks = vec![
+        chunk(1, "vacuum", axis(0, 1.0)),
+        chunk(2, "vacuum of tables and of whatever else", axis(0, -1.0)),
+        chunk(3, "locks", axis(1, 1.0)),
+    ];
+    index.apply(batch(1, chunks)).expect("a sound batch");
+    let embedding = axis(0, 1.0);
+    let semantic = found(&index, &query("", Some(&embedding), Mode::Semantic));
+    assert_eq!(semantic, [(1, 1.0), (3, 0.0), (2, 0.0)], "opposite comes last, and no score is negative");
+    let hybrid = found(&index, &query("vacuum", Some(&embedding), Mode::Hybrid));
+    assert_eq!(hybrid[0], (1, 1.0), "first in both lists");
+    let alone = found(&index, &query("vacuum", None, Mode::Keyword));
+    let with_unknown = found(&index, &query("vacuum nowhere", None, Mode::Keyword));
+    assert!(alone[0].1 > alone[1].1 && alone[0].1 < 1.0);
+    assert!(with_unknown[0].1 < alone[0].1 / 2.0, "half of the question is not covered");
+}
+
+#[test]
+fn explanations_are_stable_json() {
+    let index = Index::new(settings());
+    let chunks = vec![chunk(1, "vacuum", axis(0, 1.0)), chunk(2, "locks", axis(0, 1.0))];
+    index.apply(batch(1, chunks)).expect("a sound batch");
+    let embedding = axis(0, 1.0);
+    let filter = Filter::from_json(&json!({ "type": "lt", "key": "number", "value": 2 })).expect("a filter");
+    let query = Query { filter: Some(&filter), explain: true, ..query("vacuum", Some(&embedding), Mode::Hybrid) };
+    let answer = index.search(&query).expect("an answer");
+    let keyword = &answer.explain.as_ref().expect("it was asked for").keyword.expect("a keyword list");
+    assert!(keyword.ceiling > 0.0);
+    assert_eq!(
+        serde_json::to_value(&answer.explain).expect("JSON"),
+        json!({
+            "mode": "hybrid",
+            "fusion": { "constant": 10.0, "semantic_weight": 1.0, "keyword_weight": 2.0 },
+            "chunks": 2,
+            "segments": 1,
+            "filter": { "matches": 1 },
+            "semantic": { "listed": 1, "scanned": 1, "rescored": 1 },
+            "keyword": { "listed": 1, "terms": 1, "postings": 1, "ceiling": keyword.ceiling },
+        })
+    );
+    let explain = answer.hits[0].explain.expect("it was asked for");
+    assert_eq!(explain.semantic.map(|place| (place.rank, place.score)), Some((1, 1.0)));
+    assert_eq!(explain.keyword.map(|place| place.rank), Some(1));
+    let keys: Vec<String> =
+        serde_json::to_value(explain).expect("JSON").as_object().expect("one").keys().cloned().collect();
+    assert_eq!(keys, ["semantic", "keyword"]);
+}
+
+#[test]
+fn a_hit_outlives_the_index() {
+    let index = Index::new(settings());
+    index.apply(batch(1, vec![chunk(1, "word", axis(0, 1.0))])).expect("a sound batch");
+    let answer = index.search(&query("word", None, Mode::Keyword)).expect("an answer");
+    index.apply(Batch { version: 2, upserts: Vec::new(), deletions: vec![Uuid::from_u128(1)] }).expect("a sound batch");
+    drop(index);
+    assert_eq!(answer.hits[0].content(), "word");
+    assert_eq!(answer.version, 1);
+}

@@ -1,0 +1,64 @@
+//! The index against the plain implementation, and against damage.
+
+mod damage;
+mod draw;
+mod edges;
+mod histories;
+mod large;
+mod plain;
+
+use serde_json::to_string;
+use tertulia_index::{Analyzer, Answer, Filter, Fusion, Index, Query, SearchError, Settings};
+
+use plain::{Plain, Question, UnknownKey};
+
+/// Settings of every index here.
+fn settings() -> Settings {
+    Settings { dimensions: draw::DIMENSIONS, encoder: "drawn".to_owned(), analyzer: Analyzer::English }
+}
+
+fn ask(index: &Index, question: &Question) -> Result<Answer, SearchError> {
+    let filter = question.filter.as_ref().map(|json| Filter::from_json(json).expect("a filter"));
+    index.search(&Query {
+        text: &question.text,
+        embedding: Some(&question.embedding),
+        top_k: question.top_k,
+        mode: question.mode,
+        filter: filter.as_ref(),
+        fusion: Fusion::default(),
+        explain: true,
+    })
+}
+
+/// Panics unless the index answers as the plain implementation does, with the same scores and the same payload.
+fn assert_same(index: &Index, plain: &Plain, question: &Question) {
+    assert_eq!((index.version(), index.len()), (plain.version, plain.chunks.len()));
+    let answer = match (ask(index, question), plain.answer(question, &Fusion::default())) {
+        (Ok(answer), Ok(expected)) => {
+            let found: Vec<_> = answer.hits.iter().map(|hit| (hit.chunk_id(), hit.score)).collect();
+            assert_eq!(found, expected, "{question:?}");
+            answer
+        }
+        (Err(SearchError::UnknownKey { key, known }), Err(UnknownKey(expected))) => {
+            assert_eq!(key, expected);
+            assert!(!known.contains(&key));
+            return;
+        }
+        (answer, expected) => panic!("{question:?}: {answer:?}, where {expected:?} was expected"),
+    };
+    assert_eq!(answer.version, plain.version);
+    for hit in &answer.hits {
+        let chunk = &plain.chunks[&hit.chunk_id()];
+        assert_eq!(hit.document_id(), chunk.document_id);
+        assert_eq!(hit.external_id(), chunk.external_id);
+        assert_eq!(hit.title(), chunk.title);
+        assert_eq!(hit.source_url(), chunk.source_url.as_deref());
+        assert_eq!(hit.heading(), chunk.heading);
+        assert_eq!(hit.ordinal(), chunk.ordinal);
+        assert_eq!(hit.content(), chunk.content);
+        assert_eq!(hit.metadata_json(), to_string(&chunk.metadata).expect("JSON"));
+        assert!((0.0..=1.0).contains(&hit.score));
+        let explain = hit.explain.expect("it was asked for");
+        assert!(explain.semantic.is_some() || explain.keyword.is_some());
+    }
+}

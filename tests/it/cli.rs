@@ -1,0 +1,169 @@
+//! The command line, with the real binary: the way of a new user, and every wrong turn with what it says.
+
+use std::fs;
+
+use crate::harness::binary::{Serve, command, data_dir, outcome_of, run, run_well, stop_orphan};
+
+#[test]
+fn from_nothing_to_an_answer() {
+    let dir = data_dir();
+    let path = dir.path().to_str().unwrap();
+    // Before any server: the database is made for the command and stopped again.
+    let tenant = run_well(&["tenant", "create", "acme", "--tier", "pro", "--json", "--data-dir", path]).json();
+    assert_eq!((tenant["name"].as_str(), tenant["tier"].as_str()), (Some("acme"), Some("pro")));
+    assert!(uuid::Uuid::parse_str(tenant["id"].as_str().unwrap()).is_ok());
+
+    let serve = Serve::start(dir.path());
+    let url = serve.url();
+    // While the server runs: its database is found.
+    let key = run_well(&["key", "create", "--tenant", "acme", "--json", "--data-dir", path]).json();
+    let key = key["key"].as_str().unwrap();
+    let base = run_well(&["knowledge-base", "create", "manual", "--json", "--url", &url, "--key", key]).json();
+    let base = base["id"].as_str().unwrap();
+
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("sub")).unwrap();
+    fs::write(folder.path().join("birds.md"), "# Birds\n\nHerons stand still for hours.\n").unwrap();
+    fs::write(folder.path().join("sub/fish.html"), "<title>Fish</title><h1>Fish</h1><p>Pike lurk in reeds.</p>")
+        .unwrap();
+    fs::write(folder.path().join("picture.png"), [0x89, b'P', b'N', b'G']).unwrap();
+    let folder_path = folder.path().to_str().unwrap();
+    let ingest = |extra: &[&str]| {
+        let mut arguments =
+            vec!["ingest", folder_path, "--url", &url, "--key", key, "--knowledge-base", base, "--json"];
+        arguments.extend(extra);
+        run_well(&arguments).json()
+    };
+    let report = ingest(&[]);
+    assert_eq!((report["added"].as_u64(), report["failed"].as_u64()), (Some(2), Some(0)), "{report}");
+    let report = ingest(&[]);
+    assert_eq!((report["unchanged"].as_u64(), report["added"].as_u64()), (Some(2), Some(0)), "{report}");
+    fs::write(folder.path().join("birds.md"), "# Birds\n\nSwifts sleep in the air.\n").unwrap();
+    fs::remove_file(folder.path().join("sub/fish.html")).unwrap();
+    let report = ingest(&[]);
+    assert_eq!((report["updated"].as_u64(), report["deleted"].as_u64()), (Some(1), Some(0)), "{report}");
+    let report = ingest(&["--delete"]);
+    assert_eq!((report["unchanged"].as_u64(), report["deleted"].as_u64()), (Some(1), Some(1)), "{report}");
+
+    let found = crate::harness::wait_until("the deletion is searched", || {
+        let question = ["search", "where do swifts sleep", "--url", &url, "--key", key, "--knowledge-base", base];
+        Some(run_well(&question)).filter(|found| !found.stdout.contains("Pike"))
+    });
+    assert!(found.stdout.contains("Swifts sleep in the air.") && found.stdout.contains(" ms"), "{found:?}");
+    let found = run_well(&["search", "swifts", "--json", "--url", &url, "--key", key, "--knowledge-base", base]).json();
+    assert_eq!(found["results"][0]["external_id"], "birds.md");
+
+    let list = run_well(&["key", "list", "--tenant", "acme", "--json", "--data-dir", path]);
+    assert!(!list.stdout.contains(key), "a key was listed with its secret");
+    let id = list.json()[0]["id"].as_str().unwrap().to_owned();
+    run_well(&["key", "revoke", &id, "--data-dir", path]);
+    crate::harness::wait_until("the revoked key is refused", || {
+        let refused = run(&["search", "swifts", "--url", &url, "--key", key, "--knowledge-base", base]);
+        (refused.code == 1 && refused.stderr.contains("key create")).then_some(())
+    });
+
+    let doctor = run_well(&["doctor", "--json", "--data-dir", path]).json();
+    assert!(doctor.as_array().unwrap().iter().all(|part| part["ok"] == true), "{doctor}");
+    assert_eq!(serve.stop(), 0);
+    assert!(!dir.path().join("postgres/postmaster.pid").exists(), "postgres was left running");
+    // After the server: the database is started for the command again.
+    let tenants = run_well(&["tenant", "list", "--json", "--data-dir", path]).json();
+    assert_eq!(tenants[0]["name"], "acme");
+}
+
+#[test]
+fn a_second_server_on_the_same_folder_or_port_is_refused() {
+    let (dir, other) = (data_dir(), data_dir());
+    let serve = Serve::start(dir.path());
+    let second = run(&["serve", "--listen", "127.0.0.1:0", "--data-dir", dir.path().to_str().unwrap()]);
+    assert_eq!(second.code, 1, "{second:?}");
+    assert!(second.stderr.contains("another") || second.stderr.contains("already"), "{second:?}");
+    let taken = run(&["serve", "--listen", &serve.address.to_string(), "--data-dir", other.path().to_str().unwrap()]);
+    assert_eq!(taken.code, 1, "{taken:?}");
+    assert!(taken.stderr.contains(&serve.address.to_string()) && taken.stderr.contains("--listen"), "{taken:?}");
+    assert!(!other.path().join("postgres").exists(), "a database was made for a server that could not start");
+    assert_eq!(serve.stop(), 0);
+}
+
+#[test]
+fn a_server_that_was_killed_is_started_again_on_its_data() {
+    let dir = data_dir();
+    let path = dir.path().to_str().unwrap();
+    let serve = Serve::start(dir.path());
+    run_well(&["tenant", "create", "acme", "--data-dir", path]);
+    serve.kill();
+    // Its Postgres is still there; commands and the next server manage.
+    let tenants = run_well(&["tenant", "list", "--json", "--data-dir", path]).json();
+    assert_eq!(tenants[0]["name"], "acme");
+    let serve = Serve::start(dir.path());
+    assert_eq!(serve.stop(), 0);
+    stop_orphan(dir.path());
+}
+
+#[test]
+fn every_mistake_in_the_settings_is_told_at_once() {
+    let dir = data_dir();
+    let file = dir.path().join("tertulia.toml");
+    fs::write(&file, "[server]\nshard = 1\nlisten = \"nowhere\"\n[log]\nformat = \"loud\"\n").unwrap();
+    let outcome = run(&["serve", "--config", file.to_str().unwrap()]);
+    assert_eq!(outcome.code, 64, "{outcome:?}");
+    for part in ["3 mistakes", "server.shards", "server.listen", "log.format"] {
+        assert!(outcome.stderr.contains(part), "{part} is missing in {outcome:?}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_named_with_what_to_do() {
+    let dir = data_dir();
+    let path = dir.path().to_str().unwrap();
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--data-dir", path];
+
+    let mut no_weights = command(&serve);
+    no_weights.env("TERTULIA_RETRIEVAL_WEIGHTS_DIR", dir.path().join("none"));
+    let outcome = outcome_of(no_weights);
+    assert!(outcome.code == 1 && outcome.stderr.contains("setup.sh"), "{outcome:?}");
+
+    let mut no_postgres = command(&serve);
+    no_postgres.env("TERTULIA_DATABASE_BIN_DIR", dir.path());
+    let outcome = outcome_of(no_postgres);
+    assert!(outcome.code == 1 && outcome.stderr.contains("apt-get install"), "{outcome:?}");
+
+    let file = dir.path().join("a-file");
+    fs::write(&file, "").unwrap();
+    let outcome = run(&["serve", "--listen", "127.0.0.1:0", "--data-dir", file.join("data").to_str().unwrap()]);
+    assert!(outcome.code == 1 && outcome.stderr.contains("--data-dir"), "{outcome:?}");
+
+    let outcome = run(&["doctor", "--data-dir", path, "--config", "/nowhere/tertulia.toml"]);
+    assert!(outcome.code == 1 && outcome.stderr.contains("/nowhere/tertulia.toml"), "{outcome:?}");
+
+    let mut sick = command(&["doctor", "--data-dir", path]);
+    sick.env("TERTULIA_RETRIEVAL_WEIGHTS_DIR", dir.path().join("none"));
+    let outcome = outcome_of(sick);
+    assert!(outcome.code == 1 && outcome.stdout.contains("BAD") && outcome.stdout.contains("setup.sh"), "{outcome:?}");
+
+    let outcome = run(&["search", "x", "--url", "http://127.0.0.1:9", "--key", "k", "--knowledge-base", "b"]);
+    assert!(outcome.code == 1 && outcome.stderr.contains("tertulia serve"), "{outcome:?}");
+}
+
+#[test]
+fn a_data_directory_of_another_postgres_is_refused() {
+    let dir = data_dir();
+    let path = dir.path().to_str().unwrap();
+    run_well(&["tenant", "create", "acme", "--data-dir", path]);
+    fs::write(dir.path().join("postgres/PG_VERSION"), "9\n").unwrap();
+    let outcome = run(&["serve", "--listen", "127.0.0.1:0", "--data-dir", path]);
+    assert!(outcome.code == 1 && outcome.stderr.contains("PostgreSQL 9"), "{outcome:?}");
+}
+
+#[test]
+fn help_teaches() {
+    let help = run_well(&["--help"]).stdout;
+    for part in ["serve", "ingest", "doctor", "From nothing to the first answer"] {
+        assert!(help.contains(part), "{part} is missing in\n{help}");
+    }
+    for subcommand in ["serve", "migrate", "tenant", "key", "knowledge-base", "ingest", "search", "doctor", "settings"]
+    {
+        assert!(run_well(&[subcommand, "--help"]).stdout.contains("Usage"), "{subcommand}");
+    }
+    assert_eq!(run(&["sevre"]).code, 2);
+}

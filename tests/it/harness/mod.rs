@@ -1,0 +1,244 @@
+//! What every integration test stands on: a real server in this process, on a database of its own.
+//!
+//! ```ignore
+//! let app = TestApp::start().await;
+//! let acme = app.tenant("acme").await;
+//! let manual = acme.knowledge_base("manual").await;
+//! acme.put_text(&manual, "greeting", "Hello, world").await;
+//! ```
+
+pub mod binary;
+mod client;
+mod postgres;
+mod proxy;
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
+
+use serde_json::{Value, json};
+use tertulia::{
+    accounts::{
+        keys::NewKey,
+        tenants::{self, Tier},
+    },
+    app::{App, Stack},
+    config::Config,
+    ctx::{Scope, TenantId},
+    store::{self, Store},
+};
+use tokio_postgres::NoTls;
+
+pub use client::{Client, Reply};
+pub use postgres::Database;
+pub use proxy::Proxy;
+
+/// Settings of a test by their environment variables, on top of the harness's own.
+pub type Settings = HashMap<&'static str, String>;
+
+/// A running server with a database of its own.
+pub struct TestApp {
+    stack: Option<Stack>,
+    /// The database, for what a test does behind the server's back.
+    pub database: Database,
+    settings: Settings,
+    data_dir: tempfile::TempDir,
+}
+
+impl TestApp {
+    /// A server with the defaults.
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// A server with some settings of its own, by their environment variables.
+    pub async fn start_with(settings: &[(&'static str, &str)]) -> Self {
+        let database = Database::create().await;
+        Self::start_on(database, settings).await
+    }
+
+    /// A server on `database`, whose URLs `settings` may replace.
+    pub async fn start_on(database: Database, settings: &[(&'static str, &str)]) -> Self {
+        let mut all: Settings = HashMap::from([
+            ("DATABASE_URL", database.user_url()),
+            ("TERTULIA_DATABASE_SERVICE_URL", database.service_url()),
+            ("TERTULIA_DATABASE_DIRECT_URL", database.owner_url()),
+            ("TERTULIA_DATABASE_USER_CONNECTIONS_MAX", "8".into()),
+            ("TERTULIA_DATABASE_SERVICE_CONNECTIONS_MAX", "4".into()),
+            ("TERTULIA_SERVER_LISTEN", "127.0.0.1:0".into()),
+            ("TERTULIA_SERVER_SHARDS", "2".into()),
+            ("TERTULIA_RETRIEVAL_WEIGHTS_DIR", weights_dir().display().to_string()),
+        ]);
+        all.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let mut app = Self { stack: None, database, settings: all, data_dir: tempfile::tempdir().unwrap() };
+        app.start_stack().await;
+        app
+    }
+
+    async fn start_stack(&mut self) {
+        let lookup = |name: &str| match name {
+            "TERTULIA_SERVER_DATA_DIR" => Some(self.data_dir.path().display().to_string()),
+            name => self.settings.get(name).cloned(),
+        };
+        let config = Config::load(lookup, None).unwrap();
+        self.stack = Some(Stack::start(config).await.unwrap());
+    }
+
+    /// Stops the server, as SIGTERM does; its database and data directory stay.
+    pub async fn stop(&mut self) {
+        if let Some(stack) = self.stack.take() {
+            stack.stop().await;
+        }
+    }
+
+    /// Stops the server and starts it again on the same data.
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.start_stack().await;
+    }
+
+    /// The rooms of the running server.
+    pub fn app(&self) -> &Arc<App> {
+        self.stack.as_ref().expect("the server runs").app()
+    }
+
+    /// A client of the running server that sends no key.
+    pub fn client(&self) -> Client {
+        Client::new(self.stack.as_ref().expect("the server runs").local_addr(), None)
+    }
+
+    /// The folder of the server's snapshots.
+    pub fn data_dir(&self) -> &std::path::Path {
+        self.data_dir.path()
+    }
+
+    /// A new tenant with a key that has every scope.
+    pub async fn tenant(&self, name: &str) -> Tenant {
+        let store = self.operator_store().await;
+        let id = tenants::create(&store, name, Tier::Pro).await.unwrap();
+        let key = create_key(&store, id, &Scope::ALL).await;
+        Tenant { id, key_id: key.public_id, client: self.client().with_key(&key.text) }
+    }
+
+    /// A client with a new key of `tenant` that has only `scopes`.
+    pub async fn key_with(&self, tenant: &Tenant, scopes: &[Scope]) -> Client {
+        let store = self.operator_store().await;
+        self.client().with_key(&create_key(&store, tenant.id, scopes).await.text)
+    }
+
+    /// A store of its own, as the command line has it.
+    pub async fn operator_store(&self) -> Store {
+        let config = Config::load(|name| self.settings.get(name).cloned(), None).unwrap().database;
+        let connections = store::Connections::from_config(&config, None).unwrap();
+        Store::connect(&connections, &config, &tokio::runtime::Handle::current()).await.unwrap()
+    }
+}
+
+async fn create_key(store: &Store, tenant_id: TenantId, scopes: &[Scope]) -> NewKey {
+    let key = NewKey::generate().unwrap();
+    let words: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
+    let mut tx = store.service_tx().await.unwrap();
+    let row = store::api_keys::NewApiKey {
+        tenant_id,
+        public_id: &key.public_id,
+        secret_sha256: &key.secret_sha256,
+        name: "test",
+        scopes: &words,
+        expires_at: None,
+    };
+    store::api_keys::insert(&mut tx, &row).await.unwrap();
+    tx.commit().await.unwrap();
+    key
+}
+
+/// A tenant and a client with its key.
+pub struct Tenant {
+    /// Its id.
+    pub id: TenantId,
+    /// The public id of the client's key.
+    pub key_id: String,
+    /// Speaks with the tenant's key.
+    pub client: Client,
+}
+
+impl Tenant {
+    /// Creates a knowledge base; gives its id.
+    pub async fn knowledge_base(&self, name: &str) -> String {
+        let reply = self.client.post("/v1/knowledge-bases", &json!({ "name": name })).await;
+        assert_eq!(reply.status, 201, "{reply:?}");
+        reply.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Puts a plain-text document; gives the version to search with.
+    pub async fn put_text(&self, knowledge_base: &str, external_id: &str, content: &str) -> u64 {
+        self.put_document(knowledge_base, external_id, &json!({ "content": content })).await
+    }
+
+    /// Puts a document given as JSON; gives the version to search with.
+    pub async fn put_document(&self, knowledge_base: &str, external_id: &str, document: &Value) -> u64 {
+        let path = format!("/v1/knowledge-bases/{knowledge_base}/documents/{external_id}");
+        let reply = self.client.put(&path, document).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        reply.json()["version"].as_u64().unwrap()
+    }
+
+    /// Searches; the answer must be 200.
+    pub async fn search(&self, knowledge_base: &str, request: &Value) -> Value {
+        let reply = self.client.post(&format!("/v1/knowledge-bases/{knowledge_base}/search"), request).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        reply.json()
+    }
+
+    /// Waits until the server answers this knowledge base from memory with everything up to `version`.
+    pub async fn until_in_memory(&self, knowledge_base: &str, version: u64) {
+        let request = json!({ "query": "anything", "min_version": version });
+        until("the knowledge base is answered from memory", async || {
+            let answer = self.search(knowledge_base, &request).await;
+            (answer["source"] == "memory").then_some(())
+        })
+        .await;
+    }
+}
+
+/// The external ids of a search's hits, best first.
+pub fn external_ids(answer: &Value) -> Vec<&str> {
+    let hits = answer["results"].as_array().map_or(&[][..], Vec::as_slice);
+    hits.iter().map(|hit| hit["external_id"].as_str().unwrap()).collect()
+}
+
+/// Asks `condition` again and again until it gives something; panics with `what` after a long time.
+pub async fn until<T>(what: &str, condition: impl AsyncFn() -> Option<T>) -> T {
+    let give_up = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(tokio::time::Instant::now() < give_up, "waited too long until {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+/// [`until`] for tests without a runtime.
+pub fn wait_until<T>(what: &str, condition: impl Fn() -> Option<T>) -> T {
+    let give_up = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(std::time::Instant::now() < give_up, "waited too long until {what}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// A connection to Postgres for what a test does behind the server's back.
+pub async fn connect(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    #[expect(clippy::disallowed_methods, reason = "a test's own connection, gone with its runtime")]
+    tokio::spawn(connection);
+    client
+}
+
+/// The encoder's weights, as `make test` has put them in place.
+pub fn weights_dir() -> PathBuf {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("weights");
+    assert!(dir.exists(), "no weights in {}: run scripts/setup.sh", dir.display());
+    dir
+}

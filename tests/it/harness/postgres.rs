@@ -1,0 +1,134 @@
+//! One Postgres for all tests of the run, started by the server's own code; a migrated database for each test.
+
+use std::{
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tertulia::{
+    config::Config,
+    store::{self, embedded::EmbeddedCluster},
+};
+
+use super::{binary::data_dir, connect};
+
+/// Logs in to make databases.
+const SUPERUSER: &str = "postgres";
+/// The cluster's own database, migrated once: the template of every test's.
+const TEMPLATE: &str = "tertulia";
+
+/// The run's Postgres.
+struct Cluster {
+    socket_dir: PathBuf,
+    port: u16,
+    databases: AtomicUsize,
+    // CREATE DATABASE needs its template to itself.
+    create: tokio::sync::Mutex<()>,
+    _janitor: Child,
+}
+
+static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+
+/// A database of its own, dropped with the cluster.
+#[derive(Debug, Clone)]
+pub struct Database {
+    name: String,
+    socket_dir: String,
+    port: u16,
+}
+
+impl Database {
+    /// A new migrated database.
+    pub async fn create() -> Self {
+        let cluster = tokio::task::spawn_blocking(|| CLUSTER.get_or_init(start)).await.unwrap();
+        let name = format!("test_{}", cluster.databases.fetch_add(1, Ordering::SeqCst));
+        let socket_dir = cluster.socket_dir.display().to_string();
+        let database = Self { name, socket_dir, port: cluster.port };
+        let _one_at_a_time = cluster.create.lock().await;
+        let sql = connect(&Self { name: "postgres".into(), ..database.clone() }.url(SUPERUSER)).await;
+        let create = format!("CREATE DATABASE {} TEMPLATE {TEMPLATE} OWNER {}", database.name, database.owner());
+        sql.batch_execute(&create).await.unwrap();
+        database
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Folder of the cluster's socket.
+    pub fn socket_dir(&self) -> &str {
+        &self.socket_dir
+    }
+
+    /// Port in the socket's name.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The login that owns the tables.
+    pub fn owner(&self) -> &'static str {
+        "tertulia_owner"
+    }
+
+    /// The login that row security holds.
+    pub fn user(&self) -> &'static str {
+        "tertulia_user"
+    }
+
+    /// The login that sees all tenants.
+    pub fn service(&self) -> &'static str {
+        "tertulia_svc"
+    }
+
+    /// As the owner.
+    pub fn owner_url(&self) -> String {
+        self.url(self.owner())
+    }
+
+    /// As the application.
+    pub fn user_url(&self) -> String {
+        self.url(self.user())
+    }
+
+    /// As the service.
+    pub fn service_url(&self) -> String {
+        self.url(self.service())
+    }
+
+    fn url(&self, user: &str) -> String {
+        let host = self.socket_dir.replace('/', "%2F");
+        format!("postgres://{user}@{host}:{}/{}", self.port, self.name)
+    }
+}
+
+/// Starts the cluster on a runtime of its own, which outlives those of the tests.
+fn start() -> Cluster {
+    let dir = data_dir().keep();
+    let (send, receive) = std::sync::mpsc::channel();
+    let janitor = janitor(&dir);
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let config = Config::default().database;
+            let cluster = EmbeddedCluster::start(&dir, &config).await.unwrap();
+            let connections = store::Connections::from_config(&config, Some(&cluster)).unwrap();
+            store::migrate(&connections.owner.unwrap()).await.unwrap();
+            send.send((cluster.socket_dir().to_owned(), cluster.port())).unwrap();
+            std::future::pending::<()>().await;
+        });
+    });
+    let (socket_dir, port) = receive.recv().expect("the tests' postgres did not start");
+    Cluster { socket_dir, port, databases: AtomicUsize::new(0), create: Default::default(), _janitor: janitor }
+}
+
+/// Stops Postgres and removes its folder once this process is gone, however it ended: then the pipe closes.
+fn janitor(dir: &std::path::Path) -> Child {
+    let script =
+        "read -r _; kill -QUIT \"$(head -n 1 \"$1/postgres/postmaster.pid\")\" 2>/dev/null; sleep 0.5; rm -rf \"$1\"";
+    Command::new("sh").args(["-c", script, "sh"]).arg(dir).stdin(Stdio::piped()).spawn().unwrap()
+}

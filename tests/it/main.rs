@@ -1,0 +1,20 @@
+//! Integration tests: one binary, a file for each feature, against a real Postgres that the harness starts and stops.
+
+#![forbid(unsafe_code)]
+#![expect(unreachable_pub, reason = "a test binary has no outside")]
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail as its tests do")]
+
+mod harness;
+
+mod bad_input;
+mod cli;
+mod crash;
+mod documents;
+mod http;
+mod knowledge_bases;
+mod lists;
+mod openapi;
+mod outage;
+mod search;
+mod sync;
+mod tenancy;

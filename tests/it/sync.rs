@@ -1,0 +1,209 @@
+//! Sync: whatever any SQL client commits, in whatever order, the index becomes equal to the table.
+
+use std::collections::BTreeSet;
+
+use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng};
+use serde_json::json;
+use tokio_postgres::Client;
+
+use crate::harness::{Tenant, TestApp, connect, external_ids, until};
+
+/// Ids and contents of the knowledge base's chunks, as Postgres has them.
+async fn in_table(sql: &Client, knowledge_base: &str) -> BTreeSet<(String, String)> {
+    let statement =
+        format!("SELECT id::text, content FROM knowledge_chunks WHERE knowledge_base_id = '{knowledge_base}'");
+    sql.query(&statement, &[]).await.unwrap().into_iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+/// The same, as the process has them in memory.
+async fn in_memory(acme: &Tenant, knowledge_base: &str) -> BTreeSet<(String, String)> {
+    let answer = acme.search(knowledge_base, &json!({ "query": "x", "mode": "semantic", "top_k": 100 })).await;
+    assert_eq!(answer["source"], "memory");
+    let text = |hit: &serde_json::Value, field: &str| hit[field].as_str().unwrap().to_owned();
+    answer["results"].as_array().unwrap().iter().map(|hit| (text(hit, "chunk_id"), text(hit, "content"))).collect()
+}
+
+async fn until_equal(acme: &Tenant, sql: &Client, knowledge_base: &str) {
+    until("index and table are equal", async || {
+        let (table, memory) = (in_table(sql, knowledge_base).await, in_memory(acme, knowledge_base).await);
+        (table == memory).then_some(())
+    })
+    .await;
+}
+
+async fn loaded() -> (TestApp, Tenant, String, Client) {
+    let app = TestApp::start().await;
+    let acme = app.tenant("acme").await;
+    let id = acme.knowledge_base("manual").await;
+    let version = acme.put_text(&id, "first", "The first text.").await;
+    acme.until_in_memory(&id, version).await;
+    let sql = connect(&app.database.owner_url()).await;
+    (app, acme, id, sql)
+}
+
+/// A statement that adds a chunk to the document `first`.
+fn insert(knowledge_base: &str, ordinal: usize, content: &str) -> String {
+    format!(
+        "INSERT INTO knowledge_chunks (tenant_id, knowledge_base_id, generation_id, document_id, ordinal, heading, content, embedding)
+         SELECT tenant_id, knowledge_base_id, generation_id, document_id, {ordinal}, '', '{content}', embedding
+         FROM knowledge_chunks WHERE knowledge_base_id = '{knowledge_base}' ORDER BY id LIMIT 1"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_written_by_any_sql_client_are_found() {
+    let (_app, acme, id, sql) = loaded().await;
+    sql.batch_execute(&insert(&id, 1, "A zebra crosses.")).await.unwrap();
+    until_equal(&acme, &sql, &id).await;
+    let answer = acme.search(&id, &json!({ "query": "zebra", "mode": "keyword" })).await;
+    assert_eq!(answer["results"][0]["content"], "A zebra crosses.");
+
+    sql.batch_execute("UPDATE knowledge_chunks SET content = 'A heron lands.' WHERE content LIKE '%zebra%'")
+        .await
+        .unwrap();
+    until_equal(&acme, &sql, &id).await;
+    let answer = acme.search(&id, &json!({ "query": "zebra", "mode": "keyword" })).await;
+    assert!(external_ids(&answer).is_empty());
+
+    sql.batch_execute("UPDATE documents SET title = 'Birds', metadata = '{\"kind\": \"bird\"}'").await.unwrap();
+    until("the new title and metadata are there", async || {
+        let filter = json!({ "type": "eq", "key": "kind", "value": "bird" });
+        let path = format!("/v1/knowledge-bases/{id}/search");
+        let reply = acme.client.post(&path, &json!({ "query": "heron", "mode": "keyword", "filter": filter })).await;
+        (reply.status == 200 && reply.json()["results"][0]["title"] == "Birds").then_some(())
+    })
+    .await;
+
+    sql.batch_execute("DELETE FROM knowledge_chunks WHERE content LIKE '%heron%'").await.unwrap();
+    until_equal(&acme, &sql, &id).await;
+    sql.batch_execute("DELETE FROM documents").await.unwrap();
+    until_equal(&acme, &sql, &id).await;
+    assert!(in_memory(&acme, &id).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_that_commit_out_of_order_or_roll_back_leave_no_gap() {
+    let (app, acme, id, sql) = loaded().await;
+    let (first, second) = (connect(&app.database.owner_url()).await, connect(&app.database.owner_url()).await);
+
+    first
+        .batch_execute(&format!(
+            "BEGIN; SAVEPOINT s; {}; ROLLBACK TO s; {}",
+            insert(&id, 1, "undone"),
+            insert(&id, 2, "kept")
+        ))
+        .await
+        .unwrap();
+    // The second transaction waits for the first one's version, so its insert cannot be awaited yet.
+    let insert_third = insert(&id, 3, "third");
+    let waiting = second.batch_execute(&insert_third);
+    let commit = async {
+        until("the second transaction waits", async || {
+            let waits =
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+            (sql.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(())
+        })
+        .await;
+        first.batch_execute("COMMIT").await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(waiting, commit);
+    outcome.unwrap();
+    first.batch_execute(&format!("BEGIN; {}; ROLLBACK", insert(&id, 4, "rolled back"))).await.unwrap();
+    until_equal(&acme, &sql, &id).await;
+    let contents: BTreeSet<String> = in_memory(&acme, &id).await.into_iter().map(|(_, content)| content).collect();
+    assert_eq!(contents, ["The first text.", "kept", "third"].map(str::to_owned).into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_interleaving_of_writers_ends_in_an_index_equal_to_the_table() {
+    let (app, acme, id, sql) = loaded().await;
+    let writers = (0..4).map(|writer: u64| {
+        let (url, id) = (app.database.owner_url(), id.clone());
+        async move {
+            let sql = connect(&url).await;
+            let mut random = StdRng::seed_from_u64(writer);
+            for round in 0..25 {
+                let ordinal = (writer as usize + 1) * 1_000 + round;
+                let statement = match random.random_range(0..5) {
+                    0 => "UPDATE knowledge_chunks SET content = content || '.' WHERE ordinal % 7 = 3".to_owned(),
+                    1 => format!(
+                        "DELETE FROM knowledge_chunks WHERE ordinal > 0 AND ordinal % 5 = {}",
+                        random.next_u32() % 5
+                    ),
+                    _ => insert(&id, ordinal, &format!("writer {writer} round {round}")),
+                };
+                let end = if random.random_bool(0.2) { "ROLLBACK" } else { "COMMIT" };
+                // Two writers may deadlock; Postgres then ends one of them, which is a rollback like any other.
+                if sql.batch_execute(&format!("BEGIN; {statement}; {end}")).await.is_err() {
+                    sql.batch_execute("ROLLBACK").await.unwrap();
+                }
+            }
+        }
+    });
+    let kill_listeners = async {
+        for _ in 0..5 {
+            let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                        WHERE query ILIKE 'listen%' AND datname = current_database()";
+            sql.execute(kill, &[]).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::join!(futures_util::future::join_all(writers), kill_listeners);
+    until_equal(&acme, &sql, &id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_continues_from_the_snapshot() {
+    let (mut app, acme, id, sql) = loaded().await;
+    for n in 1..=20 {
+        sql.batch_execute(&insert(&id, n, &format!("text {n}"))).await.unwrap();
+    }
+    until_equal(&acme, &sql, &id).await;
+    app.stop().await;
+    // What happens while the server is down is seen by the next start: new rows, and deletions too.
+    sql.batch_execute(&insert(&id, 21, "while it was down")).await.unwrap();
+    sql.batch_execute("DELETE FROM knowledge_chunks WHERE content = 'text 7'").await.unwrap();
+    app.restart().await;
+    let acme = Tenant { client: acme.client.at(&app.client()), ..acme };
+    until_equal(&acme, &sql, &id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_snapshot_is_rebuilt_from_postgres() {
+    let (mut app, acme, id, sql) = loaded().await;
+    app.stop().await;
+    let mut damaged = 0;
+    for entry in walk(&app.data_dir().join("snapshots")) {
+        let mut bytes = std::fs::read(&entry).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0xff;
+        std::fs::write(&entry, bytes).unwrap();
+        damaged += 1;
+    }
+    assert!(damaged > 0, "the stop wrote no snapshot");
+    app.restart().await;
+    let acme = Tenant { client: acme.client.at(&app.client()), ..acme };
+    let version = acme.put_text(&id, "second", "The second text.").await;
+    acme.until_in_memory(&id, version).await;
+    until_equal(&acme, &sql, &id).await;
+}
+
+fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(walk(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_sees_what_another_writes() {
+    let (app, acme, id, sql) = loaded().await;
+    let second = TestApp::start_on(app.database.clone(), &[]).await;
+    let other = Tenant { client: acme.client.at(&second.client()), ..acme };
+    let version = other.put_text(&id, "second", "Written elsewhere.").await;
+    other.until_in_memory(&id, version).await;
+    let first = Tenant { client: other.client.at(&app.client()), ..other };
+    until_equal(&first, &sql, &id).await;
+}

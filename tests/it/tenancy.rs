@@ -1,0 +1,157 @@
+//! Tenancy: each route of the table, asked by everyone who must not be answered.
+
+use serde_json::json;
+use tertulia::{api, ctx::Scope};
+
+use crate::harness::{TestApp, connect, external_ids};
+
+/// What to put for each path parameter, so that the path names something of `acme`'s.
+fn fill(pattern: &str, knowledge_base: &str) -> String {
+    pattern.replace("{knowledge_base_id}", knowledge_base).replace("{document}", "a")
+}
+
+fn body(method: &str, pattern: &str) -> serde_json::Value {
+    match (method, pattern) {
+        ("POST", "/v1/knowledge-bases") => json!({ "name": "another" }),
+        ("POST", _) => json!({ "query": "secret" }),
+        _ => json!({ "content": "overwritten" }),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_route_answers_a_stranger() {
+    let app = TestApp::start().await;
+    let (acme, stranger) = (app.tenant("acme").await, app.tenant("stranger").await);
+    let id = acme.knowledge_base("manual").await;
+    let version = acme.put_text(&id, "a", "The secret is swordfish.").await;
+    acme.until_in_memory(&id, version).await;
+    let never = uuid::Uuid::now_v7().to_string();
+    let forged = format!("{}0", &"tt_0123456789abcdef_0123456789abcdef0123456789abcdef0123456789abcdef"[..67]);
+    let mut asked = 0;
+    for route in api::ROUTES.iter().filter(|route| route.scope().is_some()) {
+        let (method, pattern) = (route.method.as_str(), route.pattern);
+        let verb: hyper::Method = method.parse().unwrap();
+        let path = fill(pattern, &id);
+        let text = body(method, pattern).to_string();
+
+        for client in [app.client(), app.client().with_key("nonsense"), app.client().with_key(&forged)] {
+            let reply = client.send_bytes(verb.clone(), &path, "application/json", text.clone()).await;
+            assert_eq!((reply.status, reply.problem().as_str()), (401, "unauthenticated"), "{method} {pattern}");
+        }
+        let wrong = Scope::ALL.into_iter().filter(|scope| Some(*scope) != route.scope()).collect::<Vec<_>>();
+        let reply =
+            app.key_with(&acme, &wrong).await.send_bytes(verb.clone(), &path, "application/json", text.clone()).await;
+        assert_eq!((reply.status, reply.problem().as_str()), (403, "forbidden"), "{method} {pattern}");
+
+        if pattern.contains('{') {
+            // Another tenant's is answered by the same bytes as one that never was, but for the request's id.
+            let theirs = stranger.client.send_bytes(verb.clone(), &path, "application/json", text.clone()).await;
+            let nobodys = stranger.client.send_bytes(verb, &fill(pattern, &never), "application/json", text).await;
+            let strip = |reply: &crate::harness::Reply| {
+                let mut problem = reply.json();
+                problem.as_object_mut().unwrap().remove("request_id");
+                problem
+            };
+            assert_eq!(theirs.status, 404, "{method} {pattern}: {theirs:?}");
+            assert_eq!(strip(&theirs), strip(&nobodys), "{method} {pattern}");
+        }
+        asked += 1;
+    }
+    assert!(asked >= 10, "only {asked} routes were asked");
+    let answer = acme.search(&id, &json!({ "query": "secret" })).await;
+    assert_eq!(external_ids(&answer), ["a"]);
+    assert_eq!(answer["results"][0]["content"], "The secret is swordfish.");
+    let lists = stranger.client.get("/v1/knowledge-bases").await.json();
+    assert_eq!(lists["items"].as_array().unwrap().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_is_refused_at_once() {
+    let app = TestApp::start().await;
+    let acme = app.tenant("acme").await;
+    assert_eq!(acme.client.get("/v1/knowledge-bases").await.status, 200);
+    let sql = connect(&app.database.owner_url()).await;
+    let revoke = format!("UPDATE api_keys SET revoked_at = now() WHERE public_id = '{}'", acme.key_id);
+    sql.execute(&revoke, &[]).await.unwrap();
+    crate::harness::until("the key is refused", async || {
+        (acme.client.get("/v1/knowledge-bases").await.status == 401).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_key_is_refused() {
+    let app = TestApp::start().await;
+    let acme = app.tenant("acme").await;
+    let sql = connect(&app.database.owner_url()).await;
+    let expire = format!("UPDATE api_keys SET expires_at = now() - interval '1 s' WHERE public_id = '{}'", acme.key_id);
+    sql.execute(&expire, &[]).await.unwrap();
+    crate::harness::until("the key is refused", async || {
+        (acme.client.get("/v1/knowledge-bases").await.status == 401).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_application_role_sees_and_writes_only_its_tenant() {
+    let app = TestApp::start().await;
+    let (acme, other) = (app.tenant("acme").await, app.tenant("other").await);
+    let id = acme.knowledge_base("manual").await;
+    acme.put_text(&id, "a", "Mine.").await;
+    let sql = connect(&app.database.user_url()).await;
+    let as_tenant =
+        |tenant: &crate::harness::Tenant| format!("SELECT set_config('tertulia.tenant_id', '{}', true)", tenant.id);
+    let tables = "SELECT c.relname::text FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+                  WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace AND a.attname = 'tenant_id'";
+    let tables: Vec<String> = sql.query(tables, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    assert!(tables.iter().any(|name| name == "knowledge_chunks"), "{tables:?}");
+    for table in tables {
+        let count = |rows: Vec<tokio_postgres::SimpleQueryMessage>| {
+            rows.iter().filter(|row| matches!(row, tokio_postgres::SimpleQueryMessage::Row(_))).count()
+        };
+        let nobody = sql.simple_query(&format!("SELECT * FROM {table}")).await;
+        assert_eq!(nobody.map(count).unwrap_or(0), 0, "{table} shows rows without a tenant");
+        let script = format!(
+            "BEGIN; {}; SELECT tenant_id FROM {table} WHERE tenant_id = '{}'; COMMIT",
+            as_tenant(&other),
+            acme.id
+        );
+        let outcome = sql.simple_query(&script).await;
+        // One row is set_config's own.
+        assert!(outcome.map(count).unwrap_or(1) == 1, "{table} shows another tenant's rows");
+        let _ = sql.batch_execute("ROLLBACK").await;
+        let script = format!(
+            "BEGIN; {}; DELETE FROM {table} WHERE tenant_id = '{}' RETURNING 1; COMMIT",
+            as_tenant(&other),
+            acme.id
+        );
+        let outcome = sql.simple_query(&script).await;
+        assert!(outcome.map(count).unwrap_or(1) == 1, "{table} lets another tenant's rows be deleted");
+        let _ = sql.batch_execute("ROLLBACK").await;
+    }
+    let steal = format!(
+        "BEGIN; {}; INSERT INTO knowledge_bases (tenant_id, name) VALUES ('{}', 'theirs'); COMMIT",
+        as_tenant(&other),
+        acme.id
+    );
+    assert!(sql.batch_execute(&steal).await.is_err(), "a row was written for another tenant");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_role_that_can_bypass_row_security_is_refused() {
+    let app = TestApp::start().await;
+    let config = tertulia::config::Config::load(
+        |name| match name {
+            "DATABASE_URL" => Some(app.database.owner_url()),
+            "TERTULIA_DATABASE_SERVICE_URL" => Some(app.database.service_url()),
+            _ => None,
+        },
+        None,
+    )
+    .unwrap()
+    .database;
+    let connections = tertulia::store::Connections::from_config(&config, None).unwrap();
+    let outcome = tertulia::store::Store::connect(&connections, &config, &tokio::runtime::Handle::current()).await;
+    let told = format!("{:#}", anyhow::Error::new(outcome.err().expect("the owner was taken for a user role")));
+    assert!(told.contains("row security"), "{told}");
+}
