@@ -22,9 +22,11 @@ lint: setup ## formatting and lints
 	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; fi
 
 # One process for each test binary, so that the tests of one share a Postgres; nextest would start one for each test.
+# Documentation's examples come first: the last lines are then those of the tests proper.
 .PHONY: test
 test: lint ## what CI runs: setup, lints and all tests
-	cargo test --locked --workspace
+	cargo test --locked --workspace --doc
+	cargo test --locked --workspace --lib --bins --tests
 
 .PHONY: bench
 bench: setup ## benchmarks in process

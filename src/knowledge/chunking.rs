@@ -21,6 +21,8 @@ const HEADING_CHARS_MAX: usize = 160;
 const DEPTH_MAX: usize = 16;
 /// Levels of a list that are indented.
 const INDENT_MAX: u8 = 4;
+/// Longest paragraph that is taken for the caption of the table or code below it.
+const CAPTION_TOKENS_MAX: usize = 24;
 /// A section below this share of a passage (1 in …) is short.
 const SHORT_SHARE: usize = 4;
 /// A text of more bytes than this for each token that a passage may have is split without being counted first, so that no
@@ -28,6 +30,9 @@ const SHORT_SHARE: usize = 4;
 const BYTES_PER_TOKEN_MAX: usize = 16;
 /// Bytes for a token that the first cut of a text without any structure assumes.
 const BYTES_PER_TOKEN: usize = 4;
+
+/// What may follow the end of a sentence and still belongs to it.
+const CLOSING: &str = ".!?…\"')]”’»」";
 
 /// How long passages may be.
 #[derive(Debug, Clone, Copy)]
@@ -120,9 +125,15 @@ impl Unit {
         matches!(self.form, Form::Prose | Form::Item)
     }
 
-    /// Whether it announces what comes next and makes little sense without it.
+    /// Whether it announces something and makes little sense without it.
     fn leads_in(&self) -> bool {
         self.is_prose() && self.text.ends_with(':')
+    }
+
+    /// Whether it announces `next`: it says so, or is the caption of a table or example.
+    fn leads_in_to(&self, next: &Unit) -> bool {
+        let is_caption = self.form == Form::Prose && self.tokens.is_some_and(|tokens| tokens <= CAPTION_TOKENS_MAX);
+        self.leads_in() || (is_caption && matches!(next.form, Form::Table { .. } | Form::Code))
     }
 
     fn is_one_line(&self) -> bool {
@@ -139,6 +150,8 @@ struct Section {
     path: String,
     opened_by: Opener,
     parts: Vec<Part>,
+    /// Whether the heading is the first of the parts, since the path only has its start.
+    heading_in_text: bool,
     /// Tokens of the heading and everything below it; none if nobody counted.
     tokens: Option<usize>,
 }
@@ -201,6 +214,7 @@ impl Splitter<'_> {
             path: String::new(),
             opened_by: Opener::Document,
             parts: Vec::new(),
+            heading_in_text: false,
             tokens: None,
         };
         let mut sections = vec![root];
@@ -274,7 +288,14 @@ impl Splitter<'_> {
             parts.push(Part::Unit(self.unit(text.to_owned(), Form::Prose, Join::Blank)));
         }
         let index = sections.len();
-        sections.push(Section { heading: text.to_owned(), path, opened_by, parts, tokens: None });
+        sections.push(Section {
+            heading: text.to_owned(),
+            path,
+            opened_by,
+            parts,
+            heading_in_text: !is_whole,
+            tokens: None,
+        });
         sections[parent].parts.push(Part::Section(index));
         open.push(index);
         true
@@ -323,10 +344,11 @@ impl Splitter<'_> {
 
 /// A section of a term as text: `term: explanation`. None if there are sections in it.
 fn entry(section: &Section) -> Option<Unit> {
-    let mut text = section.heading.clone();
+    let mut text = if section.heading_in_text { String::new() } else { section.heading.clone() };
     for (i, part) in section.parts.iter().enumerate() {
         let Part::Unit(unit) = part else { return None };
         text.push_str(match (i, unit.form) {
+            _ if text.is_empty() => "",
             (0, Form::Prose) if text.ends_with(':') => " ",
             (0, Form::Prose) => ": ",
             (0, _) => "\n",
@@ -367,6 +389,7 @@ impl Splitter<'_> {
             match part {
                 Part::Unit(unit) => run.push(unit),
                 Part::Section(child) => {
+                    self.lead_in(&mut run, &short, &mut sections[child]);
                     self.end_run(&mut run, &mut short, sections, index);
                     let Section { opened_by, tokens, .. } = sections[child];
                     match tokens {
@@ -384,6 +407,15 @@ impl Splitter<'_> {
         }
         self.end_run(&mut run, &mut short, sections, index);
         self.end_short(&mut short, sections, index);
+    }
+
+    /// Moves a few words such as `It takes one parameter:` into the section of the term that they announce.
+    fn lead_in(&self, run: &mut Vec<Unit>, short: &Short, term: &mut Section) {
+        let announces = run.last().is_some_and(Unit::leads_in) && term.opened_by == Opener::Term;
+        let tokens = run.iter().try_fold(0_usize, |sum, unit| Some(sum + unit.tokens? + unit.join.tokens()));
+        if announces && short.parts.is_empty() && self.is_short(tokens) {
+            term.parts.splice(0..0, run.drain(..).map(Part::Unit));
+        }
     }
 
     fn end_run(&mut self, run: &mut Vec<Unit>, short: &mut Short, sections: &mut [Section], index: usize) {
@@ -427,11 +459,14 @@ impl Splitter<'_> {
 
     /// The section and those below it as text under their headings.
     fn flatten(&self, sections: &mut [Section], index: usize, units: &mut Vec<Unit>) {
-        units.push(self.unit(sections[index].heading.clone(), Form::Prose, Join::Blank));
+        let heading_first = !sections[index].heading_in_text;
+        if heading_first {
+            units.push(self.unit(sections[index].heading.clone(), Form::Prose, Join::Blank));
+        }
         for (i, part) in std::mem::take(&mut sections[index].parts).into_iter().enumerate() {
             match part {
                 Part::Unit(mut unit) => {
-                    if i == 0 {
+                    if i == 0 && heading_first {
                         unit.join = Join::Line;
                     }
                     units.push(unit);
@@ -457,19 +492,17 @@ impl Splitter<'_> {
         while let Some(first) = queue.pop_front() {
             let repeats = first.header.as_deref().filter(|_| !is_first).cloned().or(overlap.take());
             let mut prefix =
-                repeats.filter(|(_, tokens)| tokens + Join::Blank.tokens() + size(&first) <= self.tokens_max);
-            let room = if left > self.tokens_max {
-                self.tokens_max - self.overlap_tokens.min(self.tokens_max / 2)
-            } else {
-                left
-            };
+                repeats.filter(|(_, tokens)| tokens + first.join.tokens() + size(&first) <= self.tokens_max);
+            // Room for what will be repeated, where something will be.
+            let repeated = if first.is_prose() { self.overlap_tokens.min(self.tokens_max / 2) } else { 0 };
+            let room = if left > self.tokens_max { self.tokens_max - repeated } else { left };
             let goal = left.div_ceil(left.div_ceil(room.max(1)).max(1));
-            let mut tokens = prefix.as_ref().map_or(0, |(_, tokens)| tokens + Join::Blank.tokens());
+            let mut tokens = prefix.as_ref().map_or(0, |(_, tokens)| tokens + first.join.tokens());
             let mut own = size(&first);
             let mut taken = vec![first];
             while let Some(next) = queue.front() {
                 let more = size(next) + next.join.tokens();
-                let leads_in = taken.last().is_some_and(Unit::leads_in);
+                let leads_in = taken.last().is_some_and(|last| last.leads_in_to(next));
                 if tokens + own + more > self.tokens_max || (own + more / 2 > goal && !leads_in) {
                     break;
                 }
@@ -480,7 +513,7 @@ impl Splitter<'_> {
             let mut moved = false;
             if let (Some(last), Some(next)) = (taken.last(), queue.front())
                 && taken.len() > 1
-                && last.leads_in()
+                && last.leads_in_to(next)
                 && size(last) + next.join.tokens() + size(next) <= self.tokens_max
             {
                 if let Some(last) = taken.pop() {
@@ -664,20 +697,24 @@ fn sentences(text: &str) -> Vec<(&str, Join)> {
     let mut sentences = Vec::new();
     let (mut start, mut join) = (0, Join::Blank);
     let mut chars = text.char_indices().peekable();
-    while let Some((_, c)) = chars.next() {
+    while let Some((at, c)) = chars.next() {
         let is_wide = matches!(c, '。' | '！' | '？');
         if !is_wide && !matches!(c, '.' | '!' | '?' | '…') {
             continue;
         }
-        while chars
-            .next_if(|(_, c)| matches!(c, '.' | '!' | '?' | '…' | '"' | '\'' | ')' | ']' | '”' | '’' | '»' | '」'))
-            .is_some()
-        {}
+        // `e.g.`, `i.e.`, initials.
+        let mut before = text[start..at].chars().rev();
+        let is_initial = c == '.'
+            && before.next().is_some_and(char::is_alphabetic)
+            && before.next().is_none_or(|c| !c.is_alphanumeric());
+        // Three dots that stand for something left out.
+        let stands_alone = at == start || text[..at].ends_with(char::is_whitespace);
+        while chars.next_if(|&(_, c)| CLOSING.contains(c)).is_some() {}
         let end = chars.peek().map_or(text.len(), |&(at, _)| at);
         let rest = &text[end..];
         let gap = rest.len() - rest.trim_start().len();
         let begins_sentence = rest[gap..].chars().next().is_some_and(|c| !c.is_lowercase());
-        if begins_sentence && (is_wide || gap > 0) {
+        if begins_sentence && !stands_alone && !is_initial && (is_wide || gap > 0) {
             sentences.push((&text[start..end], join));
             start = end + gap;
             join = match &rest[..gap] {
@@ -691,4 +728,339 @@ fn sentences(text: &str) -> Vec<(&str, Join)> {
         sentences.push((&text[start..], join));
     }
     sentences
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, collections::HashSet, time::Instant};
+
+    use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};
+
+    use super::*;
+    use crate::knowledge::extract::{MediaType, extract};
+
+    /// A token for each word and each line break, and for each 8 bytes of a longer word.
+    fn words(text: &str) -> usize {
+        let breaks = text.matches('\n').count();
+        breaks + text.split_whitespace().map(|word| word.len().div_ceil(8)).sum::<usize>()
+    }
+
+    fn limits(tokens_max: usize, overlap_tokens: usize) -> Limits {
+        Limits { tokens_max, overlap_tokens }
+    }
+
+    fn markdown(text: &str, tokens_max: usize, overlap_tokens: usize) -> Vec<(String, String)> {
+        let document = extract(text.as_bytes(), &MediaType::parse("text/markdown").unwrap()).unwrap();
+        let passages = split(&document, &limits(tokens_max, overlap_tokens), &words);
+        assert!(passages.iter().enumerate().all(|(i, passage)| passage.ordinal as usize == i));
+        passages.into_iter().map(|passage| (passage.heading, passage.content)).collect()
+    }
+
+    fn check(text: &str, tokens_max: usize, overlap_tokens: usize, expected: &[(&str, &str)]) {
+        let passages = markdown(text, tokens_max, overlap_tokens);
+        let passages: Vec<(&str, &str)> = passages.iter().map(|(h, c)| (h.as_str(), c.as_str())).collect();
+        assert_eq!(passages, expected);
+    }
+
+    fn numbered(word: &str, numbers: std::ops::Range<usize>) -> String {
+        numbers.map(|i| format!("{word}{i}")).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_document_without_text_has_no_passages() {
+        assert_eq!(markdown("", 32, 8), []);
+        assert_eq!(split(&Extracted { title: Some("only".into()), blocks: vec![] }, &limits(32, 8), &words), []);
+    }
+
+    #[test]
+    fn sections_are_not_mixed_and_carry_their_path() {
+        let (a, b) = (numbered("a", 0..20), numbered("b", 0..20));
+        check(
+            &format!("before\n\n# One\n\n## Two\n\n{a}\n\n### Three\n\n{b}\n\n# Four\n\n{a}"),
+            32,
+            0,
+            &[("", "before"), ("One › Two", &a), ("One › Two › Three", &b), ("Four", &a)],
+        );
+    }
+
+    #[test]
+    fn short_neighbours_share_a_passage_with_their_headings_in_the_text() {
+        check(
+            "# Top\n\nintro\n\n## A\n\na b c\n\n## B\n\n- d\n- e\n\n## Empty\n\n## Long\n\n",
+            64,
+            0,
+            &[("Top", "intro\n\nA\na b c\n\nB\n- d\n- e\n\nEmpty\n\nLong")],
+        );
+        let long = numbered("w", 0..30);
+        check(
+            &format!("# Top\n\n## A\n\nx\n\n## B\n\n{long}\n\n## C\n\ny\n\n## D\n\nz"),
+            64,
+            0,
+            &[("Top › A", "x"), ("Top › B", &long), ("Top", "C\ny\n\nD\nz")],
+        );
+    }
+
+    #[test]
+    fn a_heading_alone_is_still_found() {
+        check("# Only a heading", 32, 0, &[("Only a heading", "Only a heading")]);
+        check(&format!("# A\n\n{}\n\n# B", numbered("w", 0..20)), 32, 0, &[("A", &numbered("w", 0..20)), ("B", "B")]);
+    }
+
+    #[test]
+    fn short_entries_are_text_and_long_ones_are_sections() {
+        let long = numbered("w", 0..20);
+        check(
+            &format!(
+                "Options:\n\nsize\n: Its size.\n\ncolor\n: Its color.\n\nmode\n: {long}\n\nlast\n: One:\n\n  ```\n  code\n  ```\n"
+            ),
+            64,
+            0,
+            &[("", "Options:\n\nsize: Its size.\ncolor: Its color."), ("mode", &long), ("", "last: One:\n\ncode")],
+        );
+        check(
+            &format!("It takes one option:\n\nmode\n: {long}\n"),
+            64,
+            0,
+            &[("mode", &format!("It takes one option:\n\n{long}"))],
+        );
+    }
+
+    #[test]
+    fn a_long_section_is_split_evenly_between_paragraphs() {
+        let paragraphs: Vec<String> = (0..6).map(|i| numbered(&format!("p{i}w"), 0..10)).collect();
+        let text = paragraphs.join("\n\n");
+        check(&text, 40, 0, &[("", &paragraphs[..3].join("\n\n")), ("", &paragraphs[3..].join("\n\n"))]);
+    }
+
+    #[test]
+    fn a_long_paragraph_is_split_between_sentences_and_overlaps_in_whole_ones() {
+        let sentences: Vec<String> = (0..8).map(|i| format!("Sentence{i} {} end.", numbered("w", 0..4))).collect();
+        check(
+            &sentences.join(" "),
+            24,
+            8,
+            &[
+                ("", &sentences[..2].join(" ")),
+                ("", &sentences[1..4].join(" ")),
+                ("", &sentences[3..6].join(" ")),
+                ("", &sentences[5..].join(" ")),
+            ],
+        );
+        // Too long to be repeated, so it is not.
+        let passages = markdown(&sentences.join(" "), 24, 5);
+        assert!(
+            passages.windows(2).all(|pair| !pair[1].1.starts_with(&pair[0].1[pair[0].1.rfind("Sentence").unwrap()..]))
+        );
+        // Another section's words are never repeated.
+        let text = format!("# A\n\n{}\n\n# B\n\n{}", sentences[..3].join(" "), sentences[3..6].join(" "));
+        for (heading, content) in markdown(&text, 20, 8) {
+            let own = if heading == "A" { 0..3 } else { 3..6 };
+            assert!(
+                (0..6).all(|i| own.contains(&i) || !content.contains(&format!("Sentence{i} "))),
+                "{heading}: {content}"
+            );
+        }
+    }
+
+    #[test]
+    fn code_stays_whole_where_it_fits_and_is_split_at_lines_where_not() {
+        let code =
+            |lines: std::ops::Range<usize>| lines.map(|i| format!("  line{i} a b")).collect::<Vec<_>>().join("\n");
+        let before = numbered("w", 0..12);
+        check(&format!("{before}\n\n```\n{}\n```", code(0..4)), 20, 0, &[("", &before), ("", &code(0..4))]);
+        check(&format!("```\n{}\n```", code(0..8)), 20, 4, &[("", &code(0..5)), ("", &code(5..8))]);
+    }
+
+    #[test]
+    fn what_announces_code_goes_along_with_it() {
+        check(
+            &format!("{}\n\nFor example:\n\n```\n{}\n```", numbered("w", 0..10), numbered("c", 0..8)),
+            18,
+            8,
+            &[("", &numbered("w", 0..10)), ("", &format!("For example:\n\n{}", numbered("c", 0..8)))],
+        );
+    }
+
+    #[test]
+    fn a_tables_header_is_repeated_where_it_fits() {
+        let rows: String = (0..6).map(|i| format!("| a{i} | b{i} |\n")).collect();
+        check(
+            &format!("| x | y |\n|---|---|\n{rows}"),
+            16,
+            0,
+            &[("", "x | y\na0 | b0\na1 | b1\na2 | b2"), ("", "x | y\na3 | b3\na4 | b4\na5 | b5")],
+        );
+        let header = numbered("h", 0..14);
+        let passages = markdown(&format!("| {header} | y |\n|---|---|\n{rows}"), 16, 0);
+        assert!(passages[1..].iter().all(|(_, content)| !content.contains("h0")), "{passages:?}");
+    }
+
+    #[test]
+    fn a_heading_too_long_for_a_path_stands_in_the_text() {
+        let heading = numbered("heading", 0..100);
+        let passages = markdown(&format!("# {heading}\n\ntext"), 400, 0);
+        let [(path, content)] = passages.as_slice() else { panic!("{passages:?}") };
+        assert!(path.ends_with(" …") && path.chars().count() <= HEADING_CHARS_MAX + 2, "{path}");
+        assert_eq!(*content, format!("{heading}\n\ntext"));
+    }
+
+    #[test]
+    fn sentences_end_where_people_end_them() {
+        let check = |text: &str, expected: &[&str]| {
+            let found: Vec<&str> = sentences(text).into_iter().map(|(sentence, _)| sentence).collect();
+            assert_eq!(found, expected);
+        };
+        check("", &[]);
+        check("One. Two! (Three?) \"Four.\" Five", &["One.", "Two!", "(Three?)", "\"Four.\"", "Five"]);
+        check("See e.g. this, i.e. 1.5 of foo.bar. Then", &["See e.g. this, i.e. 1.5 of foo.bar.", "Then"]);
+        check("ALTER TABLE ... ENABLE it. … So", &["ALTER TABLE ... ENABLE it.", "… So"]);
+        check("你好。再见！ok", &["你好。", "再见！ok"]);
+        check("...", &["..."]);
+    }
+
+    #[test]
+    fn a_huge_word_is_cut_within_the_limit_and_in_linear_time() {
+        let counted = Cell::new(0);
+        let count = |text: &str| {
+            counted.set(counted.get() + text.len());
+            words(text)
+        };
+        for text in [
+            "x".repeat(1 << 15),
+            "é".repeat(1 << 16),
+            "ab cd ".repeat(1 << 15),
+            "a.\n".repeat(1 << 16),
+            " \u{3000}y".repeat(1 << 15),
+        ] {
+            counted.set(0);
+            let started = Instant::now();
+            let document = Extracted { title: None, blocks: vec![Block::Code(text.clone())] };
+            let passages = split(&document, &limits(64, 8), &count);
+            assert!(passages.iter().all(|passage| words(&passage.content) <= 64 && !passage.content.is_empty()));
+            let kept: usize = passages.iter().map(|passage| non_space(&passage.content)).sum();
+            assert_eq!(kept, non_space(&text));
+            assert!(counted.get() < 6 * text.len(), "{} of {} bytes counted", counted.get(), text.len());
+            // Quadratic time would be hours; this only tells those apart.
+            assert!(started.elapsed().as_secs() < 60);
+        }
+    }
+
+    fn non_space(text: &str) -> usize {
+        text.chars().filter(|c| !c.is_whitespace()).count()
+    }
+
+    #[test]
+    fn deep_nesting_is_flattened() {
+        let mut blocks: Vec<Block> = (0..50_000).map(|i| Block::EntryStart(format!("t{i}"))).collect();
+        blocks.push(Block::paragraph("inside"));
+        blocks.extend(std::iter::repeat_n(Block::EntryEnd, 60_000));
+        blocks.push(Block::paragraph("after"));
+        let passages = split(&Extracted { title: None, blocks }, &limits(64, 8), &words);
+        assert!(passages.iter().all(|passage| passage.heading.matches(PATH_SEPARATOR).count() <= DEPTH_MAX));
+        assert_eq!(passages.last().map(|it| (it.heading.as_str(), it.content.as_str())), Some(("", "after")));
+        let found: HashSet<&str> =
+            passages.iter().flat_map(|it| it.heading.split_whitespace().chain(it.content.split_whitespace())).collect();
+        assert!((0..50_000).all(|i| found.iter().any(
+            |_| found.contains(format!("t{i}").trim_end_matches(':')) || found.contains(format!("t{i}:").as_str())
+        )));
+    }
+
+    /// Any document: blocks of every kind in any order, also entries that end before they start.
+    fn document(random: &mut SmallRng) -> Extracted {
+        let mut word = 0;
+        let mut blocks = Vec::new();
+        let mut text = |random: &mut SmallRng, words_max: usize, separators: &[&str]| -> String {
+            let mut text = String::new();
+            for _ in 0..random.random_range(1..=words_max) {
+                if !text.is_empty() {
+                    text.push_str(separators.choose(random).unwrap());
+                }
+                // Each word is another one, so that one that gets lost is noticed; some are longer than a passage.
+                word += 1;
+                text.push_str(&format!("w{word}"));
+                if random.random_range(0..200) == 0 {
+                    text.push_str(&"ü".repeat(random.random_range(1..400)));
+                }
+            }
+            text
+        };
+        for _ in 0..random.random_range(0..30) {
+            let size = if random.random_range(0..4) == 0 { 200 } else { 20 };
+            let separators = [" ", " ", " ", ". S", "! ", "\n", "... ", "。"];
+            blocks.push(match random.random_range(0..10) {
+                0..=1 => Block::Heading { level: random.random_range(0..=6), text: text(random, size.min(60), &[" "]) },
+                2 => Block::EntryStart(text(random, 5, &[" "])),
+                3 => Block::EntryEnd,
+                4 => Block::Code(text(random, size, &[" ", "\n", "\n\n  "])),
+                5 => Block::Table {
+                    header: random.random_bool(0.5).then(|| text(random, 6, &[" | "])),
+                    rows: (0..random.random_range(1..20))
+                        .map(|_| text(random, size / 4, &[" ", " | ", "\n"]))
+                        .collect(),
+                },
+                6 => Block::Paragraph {
+                    text: text(random, size, &separators),
+                    marker: "- ".into(),
+                    indent: random.random_range(0..9),
+                },
+                _ => Block::paragraph(text(random, size, &separators) + if random.random_bool(0.2) { ":" } else { "" }),
+            });
+        }
+        Extracted { title: None, blocks }
+    }
+
+    #[test]
+    fn on_any_document_the_invariants_hold() {
+        // Three ways to count: by words, by bytes, and one where parts together may have more tokens than apart.
+        let counts: [&dyn Fn(&str) -> usize; 3] =
+            [&words, &|text| text.len().div_ceil(4), &|text| words(text) + text.len() / 64 + 1];
+        let mut random = SmallRng::seed_from_u64(5);
+        for round in 0..400 {
+            let document = document(&mut random);
+            let count = *counts.choose(&mut random).unwrap();
+            let tokens_max = random.random_range(32..200);
+            let limits = limits(tokens_max, random.random_range(0..tokens_max / 2));
+            let passages = split(&document, &limits, count);
+            assert_eq!(passages, split(&document, &limits, count), "round {round}: not deterministic");
+            let mut all = String::new();
+            for (i, passage) in passages.iter().enumerate() {
+                assert_eq!(passage.ordinal as usize, i);
+                assert!(!passage.content.trim().is_empty(), "round {round}: empty");
+                assert!(count(&passage.content) <= tokens_max, "round {round}: {} tokens", count(&passage.content));
+                all.push_str(&format!("{} {} ", passage.heading, passage.content));
+            }
+            // A word may be cut, so its start is looked for.
+            for word in format!("{:?}", document.blocks).split(|c: char| !c.is_ascii_alphanumeric()) {
+                if word.strip_prefix('w').is_some_and(|number| number.parse::<u32>().is_ok()) {
+                    assert!(all.contains(word), "round {round}: {word} got lost");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_neighbour_under_the_same_heading_repeats_words() {
+        let mut random = SmallRng::seed_from_u64(6);
+        for round in 0..100 {
+            let document = document(&mut random);
+            let passages = split(&document, &limits(48, 20), &words);
+            let headers: HashSet<&str> = document
+                .blocks
+                .iter()
+                .filter_map(|block| match block {
+                    Block::Table { header, .. } => header.as_deref(),
+                    _ => None,
+                })
+                .flat_map(str::split_whitespace)
+                .collect();
+            for (i, passage) in passages.iter().enumerate() {
+                let own: HashSet<&str> = passage.content.split_whitespace().filter(|it| it.starts_with('w')).collect();
+                for (j, other) in passages.iter().enumerate().skip(i + 1) {
+                    let shared = other.content.split_whitespace().find(|it| own.contains(it) && !headers.contains(it));
+                    let may = j == i + 1 && passage.heading == other.heading;
+                    assert!(may || shared.is_none(), "round {round}: {i} and {j} share {shared:?}");
+                }
+            }
+        }
+    }
 }

@@ -92,7 +92,7 @@ pub(super) fn read_fragment(html: &str) -> Vec<Block> {
 
 /// What holds for an element and everything in it, unless an element in it says otherwise.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Flags(u16);
+struct Flags(u8);
 
 impl Flags {
     /// Not text at all, or never to be seen.
@@ -105,14 +105,12 @@ impl Flags {
     const ARTICLE: Self = Self(1 << 3);
     /// A `<section>`, in which a `<header>` is the section's own.
     const SECTION: Self = Self(1 << 4);
-    /// White space matters.
-    const PRE: Self = Self(1 << 5);
     /// A note or warning, whose heading is a lead-in and opens no section.
-    const ADMONITION: Self = Self(1 << 6);
+    const ADMONITION: Self = Self(1 << 5);
     /// In a table that lays out the page: its cells are containers.
-    const LAYOUT: Self = Self(1 << 7);
+    const LAYOUT: Self = Self(1 << 6);
     /// SVG or MathML, where `/>` closes an element.
-    const FOREIGN: Self = Self(1 << 8);
+    const FOREIGN: Self = Self(1 << 7);
 
     fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
@@ -323,16 +321,19 @@ impl Reader {
     }
 
     fn open(&mut self, name: &[u8], self_closing: bool) {
+        let parent = self.top();
+        let is_skipped = parent.flags.has(Flags::SKIP);
         match name {
             b"br" => return self.line_break(),
-            b"hr" => return self.flush(),
+            b"hr" if !is_skipped => return self.flush(),
             b"img" => return self.image(),
-            b"area" | b"base" | b"basefont" | b"bgsound" | b"col" | b"embed" | b"frame" | b"input" | b"keygen"
-            | b"link" | b"meta" | b"param" | b"source" | b"track" | b"wbr" => return,
+            b"area" | b"base" | b"basefont" | b"bgsound" | b"col" | b"embed" | b"frame" | b"hr" | b"input"
+            | b"keygen" | b"link" | b"meta" | b"param" | b"source" | b"track" | b"wbr" => return,
             _ => {}
         }
         let kind = self.kind(name);
-        if kind != Kind::Inline {
+        // What is skipped interrupts nothing: an icon may stand in the middle of a sentence.
+        if kind != Kind::Inline && !is_skipped {
             self.close_implied(name, kind);
             self.flush();
         }
@@ -565,7 +566,7 @@ impl Reader {
     fn pop_to(&mut self, at: usize) {
         while self.stack.len() > at {
             let top = self.top();
-            if top.kind != Kind::Inline {
+            if top.kind != Kind::Inline && !top.flags.has(Flags::SKIP) {
                 self.flush();
             }
             self.stack.pop();
@@ -590,11 +591,7 @@ impl Reader {
                     table.end_row();
                 }
             }
-            Kind::Table => {
-                if !frame.flags.has(Flags::LAYOUT) {
-                    self.end_table(frame.flags);
-                }
-            }
+            Kind::Table if !frame.flags.has(Flags::LAYOUT) => self.end_table(frame.flags),
             _ => {}
         }
         let note_ends = frame.flags.has(Flags::ADMONITION) && !self.top().flags.has(Flags::ADMONITION);
@@ -793,15 +790,19 @@ impl Reader {
         if let Some(lead) = self.lead.take() {
             self.emit(Block::paragraph(lead), flags);
         }
-        let blocks = own_text(self.blocks);
-        let heading = blocks.iter().find_map(|block| match block {
-            Block::Heading { text, .. } => Some(text.clone()),
+        let mut blocks = own_text(self.blocks);
+        let heading = blocks.iter_mut().find_map(|block| match block {
+            Block::Heading { level, text } => Some((level, text)),
             _ => None,
         });
-        // A `<title>` mostly is the heading and the site's name, which says nothing about this page.
+        // A `<title>` mostly is the heading and the site's name, which says nothing about this page. Such a heading is
+        // the whole page's, also where the page gives other headings the same level, as DocBook's reference pages do.
         let title = match (self.title, heading) {
-            (Some(title), Some(heading)) if title.contains(&heading) => Some(heading),
-            (title, heading) => title.or(heading),
+            (Some(title), Some((level, heading))) if title.contains(heading.as_str()) => {
+                *level = 0;
+                Some(heading.clone())
+            }
+            (title, heading) => title.or(heading.map(|(_, heading)| heading.clone())),
         };
         Extracted { title, blocks }
     }
@@ -905,4 +906,268 @@ fn hides(style: &str) -> bool {
 
 fn has_class(attributes: &Attributes, class: &str) -> bool {
     attributes.class.split_ascii_whitespace().any(|it| it == class)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heading(level: u8, text: &str) -> Block {
+        Block::Heading { level, text: text.into() }
+    }
+
+    fn item(marker: &str, indent: u8, text: &str) -> Block {
+        Block::Paragraph { text: text.into(), marker: marker.into(), indent }
+    }
+
+    fn entry(term: &str, blocks: &[Block]) -> Vec<Block> {
+        [&[Block::EntryStart(term.into())], blocks, &[Block::EntryEnd]].concat()
+    }
+
+    fn check(html: &str, expected: &[Block]) {
+        assert_eq!(read(html).blocks, expected, "{html}");
+    }
+
+    fn p(text: &str) -> Block {
+        Block::paragraph(text)
+    }
+
+    #[test]
+    fn a_sphinx_page_is_its_body() {
+        let page = r##"<!DOCTYPE html>
+<html lang="en" class="no-js"><head><meta charset="utf-8"/>
+<title>pool — Pools of connections &#8212; Example 1.2 documentation</title>
+<style>p { color: red }</style><script>document.write("<p>no</p>")</script></head><body>
+<div class="related" role="navigation"><h3>Navigation</h3><ul><li><a href="x">next</a> |</li></ul></div>
+<div class="document"><div class="documentwrapper"><div class="bodywrapper"><div class="body" role="main">
+<section id="pools">
+<h1><a class="reference" href="#">pool</a> — Pools of connections<a class="headerlink" href="#pools" title="Permalink">¶</a></h1>
+<p><strong>Source code:</strong> <a href="#"><span class="pre">Lib/pool.py</span></a></p>
+<nav class="contents local"><ul><li>Use</li></ul></nav>
+<div class="admonition note"><p class="admonition-title">Note</p><p>A pool is not
+   a lake.</p></div>
+<dl class="py function"><dt class="sig" id="pool.take">
+<span>pool.</span><span>take</span><span class="sig-paren">(</span><em>timeout=None</em><span class="sig-paren">)</span><a class="headerlink" href="#pool.take">¶</a></dt>
+<dd><p>Takes one.</p>
+<div class="highlight-python"><div class="highlight"><pre><span></span><span class="gp">&gt;&gt;&gt; </span><span>pool</span><span>.</span><span>take</span><span>()</span>
+
+<span class="go">  &lt;Connection&gt;</span>
+</pre></div></div>
+</dd></dl>
+<table class="docutils"><thead><tr class="row-odd"><th class="head"><p>Name</p></th><th class="head"><p>Meaning</p></th></tr></thead>
+<tbody><tr><td><p><code>a</code></p></td><td><p>first</p><p>of all</p></td></tr><tr><td></td><td>b</td></tr></tbody></table>
+</section></div></div></div>
+<div class="sphinxsidebar" role="navigation"><h4>Previous topic</h4><p>lakes</p></div></div>
+<div class="footer">&copy; Copyright</div></body></html>"##;
+        let expected = [
+            &[
+                heading(0, "pool — Pools of connections"),
+                p("Source code: Lib/pool.py"),
+                p("Note: A pool is not a lake."),
+            ],
+            entry(
+                "pool.take(timeout=None)",
+                &[p("Takes one."), Block::Code(">>> pool.take()\n\n  <Connection>".into())],
+            )
+            .as_slice(),
+            &[Block::Table {
+                header: Some("Name | Meaning".into()),
+                rows: vec!["a | first of all".into(), " | b".into()],
+            }],
+        ]
+        .concat();
+        let extracted = read(page);
+        assert_eq!(extracted.title.as_deref(), Some("pool — Pools of connections"));
+        assert_eq!(extracted.blocks, expected);
+    }
+
+    #[test]
+    fn a_docbook_page_is_what_stands_between_its_navigation() {
+        let page = r#"<?xml version="1.0" encoding="UTF-8" standalone="no"?>
+<!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0 Transitional//EN" "http://www.w3.org/TR/xhtml1/DTD/xhtml1-transitional.dtd">
+<html xmlns="http://www.w3.org/1999/xhtml"><head><title>20.4. Memory</title></head><body id="docContent">
+<div class="navheader"><table><tr><th colspan="5">20.4. Memory</th></tr><tr><td>Prev</td></tr></table><hr /></div>
+<div class="sect1"><div class="titlepage"><div><div><h2 class="title">20.4. Memory</h2></div></div></div>
+<div class="toc"><dl class="toc"><dt><span><a href="x">20.4.1. More</a></span></dt></dl></div>
+<a id="anchor" /><p>Two
+   settings:</p>
+<div class="variablelist"><dl class="variablelist"><dt id="A"><span class="term"><code>size</code> (<code>integer</code>)
+      <a id="i" class="indexterm"></a></span></dt><dd><p>Its size.</p><p>In MB.</p></dd><dt><span class="term">old</span></dt><dt>older</dt><dd><p>Its age.</p></dd></dl></div>
+<div class="warning"><h3 class="title">Warning</h3><p>Take care.</p></div>
+<div class="itemizedlist"><ul><li class="listitem"><p>one</p><ol start="4"><li>four</li><li><p>five</p><p>more</p></li></ol></li></ul></div>
+<div class="table"><p class="title"><strong>Table 9.5. Functions</strong></p><table><tbody><tr><td class="func_table_entry"><p class="func_signature">
+  <code>abs</code> ( <em>x</em> ) → <em>x</em></p><p>Absolute value</p></td></tr></tbody></table></div>
+<h2>See Also</h2><p>Nothing</p></div><div class="navfooter"><hr></hr><p>Next</p></div></body></html>"#;
+        let expected = [
+            &[heading(0, "20.4. Memory"), p("Two settings:")],
+            entry("size (integer)", &[p("Its size."), p("In MB.")]).as_slice(),
+            &entry("old / older", &[p("Its age.")]),
+            &[
+                p("Warning: Take care."),
+                item("- ", 0, "one"),
+                item("4. ", 1, "four"),
+                item("5. ", 1, "five"),
+                item("", 1, "more"),
+                p("Table 9.5. Functions"),
+                Block::Table { header: None, rows: vec!["abs ( x ) → x\nAbsolute value".into()] },
+                heading(2, "See Also"),
+                p("Nothing"),
+            ],
+        ]
+        .concat();
+        let extracted = read(page);
+        assert_eq!(extracted.title.as_deref(), Some("20.4. Memory"));
+        assert_eq!(extracted.blocks, expected);
+    }
+
+    #[test]
+    fn end_tags_that_authors_leave_out_are_implied() {
+        check("<p>a<p>b<div>c</div>d", &[p("a"), p("b"), p("c"), p("d")]);
+        check(
+            "<ul><li>a<li>b<ul><li>c</ul><li>d</ul>e",
+            &[item("- ", 0, "a"), item("- ", 0, "b"), item("- ", 1, "c"), item("- ", 0, "d"), p("e")],
+        );
+        check("<dl><dt>a<dd>b<dd>c<dt>d<dd>e</dl>", &[entry("a", &[p("b"), p("c")]), entry("d", &[p("e")])].concat());
+        let rows = vec!["1 | 2".to_owned(), "3 | 4".to_owned()];
+        check(
+            "<table><thead><tr><th>a<th>b<tbody><tr><td>1<td>2<tr><td>3<td>4</table>",
+            &[Block::Table { header: Some("a | b".into()), rows }],
+        );
+        check("<h1>a<h2>b</h2>c", &[heading(1, "a"), heading(2, "b"), p("c")]);
+        check("a</p></div></table>b<b><i>c</b>d</i></span>e", &[p("abcde")]);
+        check("a</body></html>b", &[p("ab")]);
+    }
+
+    #[test]
+    fn text_is_what_a_reader_sees() {
+        check("a &amp; b&nbsp;&lt;c&gt; &eacute;&#x263a;&unknown;", &[p("a & b <c> é☺&unknown;")]);
+        check(
+            "  one\n\ttwo <b> three</b><i>four </i> five<br>six<br/>\n seven ",
+            &[p("one two threefour five\nsix\nseven")],
+        );
+        check("<p>so<wbr>ft hy\u{ad}phen zero\u{200b}width</p>", &[p("soft hyphen zerowidth")]);
+        check("<pre>\n  a\n\n    b  \n</pre>", &[Block::Code("  a\n\n    b".into())]);
+        check(
+            "<p>see <img src=x alt='the big picture'> and <img alt='img/a.png'>.</p>",
+            &[p("see the big picture and .")],
+        );
+        check("<!-- <p>no</p> --><![CDATA[no]]><textarea>no</textarea><p>yes", &[p("yes")]);
+        check("<table><tr><td>", &[]);
+        check("<p>a<script>if (a < b) { '</p>' }</script>b</p>", &[p("ab")]);
+    }
+
+    #[test]
+    fn what_is_hidden_is_left_out() {
+        for hidden in [
+            "<span aria-hidden=true>no</span>",
+            "<a class='headerlink other' href=#>no</a>",
+            "<svg><title>no</title><path d='M0'/></svg>",
+            "<noscript>no</noscript><template><p>no</p></template><button>no</button>",
+        ] {
+            check(&format!("<p>a {hidden} b</p>"), &[p("a b")]);
+        }
+        for hidden in [
+            "<p hidden>no</p>",
+            "<div style='color:red; display : none'><p>no</div>",
+            "<div hidden>no<div>no</div>no</div>",
+            "<select><option>no</select>",
+        ] {
+            check(&format!("<p>a</p>{hidden}<p>b</p>"), &[p("a"), p("b")]);
+        }
+    }
+
+    #[test]
+    fn navigation_goes_unless_there_is_nothing_else() {
+        let around = |main: &str| {
+            format!(
+                "<body><header><a>Logo</a></header><nav><ul><li>Home</ul></nav><div id=cookie-consent>Yum</div>{main}\
+                 <aside>Ads</aside><form>Search <input></form><footer>Imprint</footer></body>"
+            )
+        };
+        check(&around("<p>text</p>"), &[p("text")]);
+        check(
+            &around("<main><header><h1>T</h1></header><p>text</p><aside>aside</aside></main>"),
+            &[heading(1, "T"), p("text"), p("aside")],
+        );
+        check("<p>outside</p><article><p>the article's long text</p></article>", &[p("the article's long text")]);
+        check(
+            "<p>much more text outside than the article has</p><article>x</article>",
+            &[p("much more text outside than the article has"), p("x")],
+        );
+        check("<form><div>everything is in a form</div></form>", &[p("everything is in a form")]);
+        check("<form><nav>no</nav><main>everything is in a form</main></form>", &[p("everything is in a form")]);
+    }
+
+    #[test]
+    fn tables_that_lay_out_a_page_are_no_tables() {
+        let page = "<table><tr><td class=linenos><pre>1\n2</pre></td><td class=code><pre>a\nb</pre></td></tr></table>";
+        check(page, &[Block::Code("a\nb".into())]);
+        let page = "<table><tr><td>side</td><td><h1>T</h1><p>text<table><tr><td>1<td>2</table>after</td></tr><tr><td>last</table>";
+        let table = |row: &str| Block::Table { header: None, rows: vec![row.into()] };
+        check(page, &[table("side"), heading(1, "T"), p("text"), table("1 | 2"), p("after"), p("last")]);
+    }
+
+    #[test]
+    fn the_title_is_the_pages_own() {
+        let title = |html: &str| read(html).title;
+        assert_eq!(title("<title>A &amp; B - Site</title><h1>A &amp; B</h1>").as_deref(), Some("A & B"));
+        assert_eq!(title("<title>Site</title><h1>Other</h1>").as_deref(), Some("Site"));
+        assert_eq!(title("<h2>Only <i>this</i></h2>").as_deref(), Some("Only this"));
+        assert_eq!(title("<p>text"), None);
+    }
+
+    #[test]
+    fn the_charset_is_found() {
+        let check = |bytes: &[u8], charset: Option<&'static Encoding>, expected: &str| {
+            assert_eq!(decode(bytes, charset), expected);
+        };
+        check("é".as_bytes(), None, "é");
+        check(b"\xef\xbb\xbfa\xc3\xa9", Some(encoding_rs::WINDOWS_1252), "aé");
+        check(b"\xff\xfee\0", None, "e");
+        check(b"\xe9", Some(encoding_rs::WINDOWS_1252), "é");
+        check(b"<meta charset=latin1>\xe9", None, "<meta charset=latin1>é");
+        let page = b"<META http-equiv=\"Content-Type\" content=\"text/html; charset=windows-1251\">\xcf";
+        assert!(decode(page, None).ends_with('П'));
+        check(b"<meta charset='utf-16'>\xff", None, "<meta charset='utf-16'>\u{fffd}");
+        check(b"<meta charset", None, "<meta charset");
+        // A page in UTF-8 that says otherwise is still in UTF-8.
+        check("<meta charset=latin1>é".as_bytes(), None, "<meta charset=latin1>é");
+    }
+
+    #[test]
+    fn hostile_pages_are_read_in_linear_time_and_without_recursion() {
+        let n = 100_000;
+        let attributes: String = (0..n).map(|i| format!(" a{i}=b")).collect();
+        let pages = [
+            "<div>".repeat(n) + "text",
+            "<div>".repeat(n) + "text" + &"</div>".repeat(n),
+            "<b><p>".repeat(n) + "text",
+            "<table><tr><td>".repeat(n) + "text",
+            "<dl><dt>a<dd>".repeat(n) + "text",
+            "<ul><li>".repeat(n) + "text",
+            "<svg>".repeat(n) + &"</svg>".repeat(n) + "text",
+            "</p></x>".repeat(n) + "text",
+            format!("<p{attributes}>text"),
+            "<".repeat(n) + "text",
+            "&".repeat(n) + "text",
+            "<p>".to_owned() + &"x".repeat(10 * n) + " text",
+            "<!--".repeat(n) + "-->text",
+            "<h1>".repeat(n) + "text",
+            "<table><td><h1>".repeat(n) + "text",
+        ];
+        for page in pages {
+            let blocks = read(&page).blocks;
+            assert!(format!("{blocks:?}").contains("text"), "{}", &page[..60]);
+        }
+    }
+
+    #[test]
+    fn a_skipped_element_stays_skipped_below_the_depth_that_is_tracked() {
+        let page = "<div>".repeat(DEPTH_MAX * 2)
+            + "<script>no</script>a<div hidden>no<div>no</div>no</div>b<style>no</style>"
+            + &"</div>".repeat(DEPTH_MAX * 2)
+            + "<p>c</p>";
+        let text = format!("{:?}", read(&page).blocks);
+        assert!(!text.contains("no") && text.contains('a') && text.contains('b') && text.contains('c'), "{text}");
+    }
 }

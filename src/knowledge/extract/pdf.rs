@@ -26,7 +26,7 @@ const TEXT_BYTES_MAX: usize = 64 << 20;
 
 /// The title (from the document's information) and the paragraphs of the PDF `content`.
 pub(super) fn read(content: &[u8]) -> Result<Extracted, ExtractError> {
-    measure_streams(content)?;
+    measure_streams(content, INFLATED_BYTES_MAX)?;
     // The library keeps nothing between calls, so there is nothing that a panic could leave half done.
     catch_unwind(AssertUnwindSafe(|| read_pages(content)))
         .unwrap_or_else(|_| Err(ExtractError::DamagedPdf("its parts do not fit together".into())))
@@ -127,9 +127,9 @@ fn damaged(error: &pdf_extract::Error) -> ExtractError {
     ExtractError::DamagedPdf(error.to_string())
 }
 
-/// Inflates every Flate stream in `content` without keeping what comes out, up to the limit for all of them.
-fn measure_streams(content: &[u8]) -> Result<(), ExtractError> {
-    let mut left = INFLATED_BYTES_MAX;
+/// Inflates every Flate stream in `content` without keeping what comes out, up to `bytes_max` for all of them.
+fn measure_streams(content: &[u8], bytes_max: u64) -> Result<(), ExtractError> {
+    let mut left = bytes_max;
     let mut rest = content;
     while let Some(at) = memchr::memmem::find(rest, b"stream") {
         rest = &rest[at + b"stream".len()..];
@@ -222,4 +222,182 @@ fn forms_in(document: &Document, form: &Dictionary) -> Vec<ObjectId> {
         return Vec::new();
     };
     named.iter().filter_map(|(_, object)| object.as_reference().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use pdf_extract::{
+        Stream, StringFormat,
+        content::{Content, Operation},
+        dictionary,
+    };
+
+    use super::*;
+
+    /// A PDF with a page for each content stream, and what `change` makes of it.
+    fn pdf(pages: &[Vec<u8>], change: impl FnOnce(&mut Document, ObjectId)) -> Vec<u8> {
+        let mut document = Document::with_version("1.5");
+        let tree = document.new_object_id();
+        let font = document.add_object(dictionary! { "Type" => "Font", "Subtype" => "Type1", "BaseFont" => "Courier" });
+        let resources = document.add_object(dictionary! { "Font" => dictionary! { "F1" => font } });
+        let kids: Vec<Object> = pages
+            .iter()
+            .map(|content| {
+                let content = document.add_object(Stream::new(dictionary! {}, content.clone()));
+                document.add_object(dictionary! { "Type" => "Page", "Parent" => tree, "Contents" => content }).into()
+            })
+            .collect();
+        let count = i64::try_from(kids.len()).unwrap();
+        let pages = dictionary! {
+            "Type" => "Pages", "Kids" => kids, "Count" => count, "Resources" => resources,
+            "MediaBox" => vec![0.into(), 0.into(), 595.into(), 842.into()],
+        };
+        document.objects.insert(tree, Object::Dictionary(pages));
+        let catalog = document.add_object(dictionary! { "Type" => "Catalog", "Pages" => tree });
+        document.trailer.set("Root", catalog);
+        change(&mut document, resources);
+        let mut bytes = Vec::new();
+        document.save_to(&mut bytes).unwrap();
+        bytes
+    }
+
+    /// A page of these lines; an empty one leaves a gap.
+    fn page(lines: &[&str]) -> Vec<u8> {
+        let mut operations = vec![
+            Operation::new("BT", vec![]),
+            Operation::new("Tf", vec!["F1".into(), 12.into()]),
+            Operation::new("Td", vec![50.into(), 800.into()]),
+        ];
+        for line in lines {
+            if !line.is_empty() {
+                let text = Object::String(line.as_bytes().to_vec(), StringFormat::Literal);
+                operations.push(Operation::new("Tj", vec![text]));
+            }
+            operations.push(Operation::new("Td", vec![0.into(), (-14).into()]));
+        }
+        operations.push(Operation::new("ET", vec![]));
+        Content { operations }.encode().unwrap()
+    }
+
+    fn nothing(_: &mut Document, _: ObjectId) {}
+
+    fn error(content: &[u8]) -> String {
+        read(content).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_text_of_every_page_is_read() {
+        let pages = [
+            page(&["Connection pools keep", "a fixed num-", "ber of connections.", "", "", "Second."]),
+            page(&["Last."]),
+        ];
+        let titled = pdf(&pages, |document, _| {
+            let title = Object::String(b"Pools".to_vec(), StringFormat::Literal);
+            let info = document.add_object(dictionary! { "Title" => title });
+            document.trailer.set("Info", info);
+        });
+        let extracted = read(&titled).unwrap();
+        assert_eq!(extracted.title.as_deref(), Some("Pools"));
+        assert_eq!(
+            extracted.blocks,
+            [
+                Block::paragraph("Connection pools keep a fixed number of connections."),
+                Block::paragraph("Second."),
+                Block::paragraph("Last."),
+            ]
+        );
+    }
+
+    #[test]
+    fn compressed_pages_are_read() {
+        let compressed = pdf(&[page(&["Squeezed."])], |document, _| document.compress());
+        assert_eq!(read(&compressed).unwrap().blocks, [Block::paragraph("Squeezed.")]);
+    }
+
+    #[test]
+    fn a_pdf_without_text_says_so() {
+        assert!(matches!(read(&pdf(&[page(&[])], nothing)), Err(ExtractError::NoTextLayer)));
+        assert!(matches!(read(&pdf(&[], nothing)), Err(ExtractError::NoTextLayer)));
+    }
+
+    #[test]
+    fn a_damaged_pdf_is_an_error_and_never_a_panic() {
+        assert!(error(b"").starts_with("the PDF cannot be read"));
+        assert!(error(b"%PDF-1.5 and then nothing").starts_with("the PDF cannot be read"));
+        let whole = pdf(&[page(&["One."]), page(&["Two."])], |document, _| document.compress());
+        for at in (0..whole.len()).step_by(7) {
+            let _ = read(&whole[..at]);
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0x55;
+            let _ = read(&flipped);
+        }
+    }
+
+    #[test]
+    fn a_page_that_cannot_be_read_is_an_error_and_not_a_gap() {
+        let broken = pdf(&[page(&["One."]), b"BT /F9 12 Tf (no such font) Tj ET".to_vec()], nothing);
+        assert!(error(&broken).contains("1 of 2 pages"), "{}", error(&broken));
+    }
+
+    #[test]
+    fn what_inflates_to_too_much_is_refused() {
+        let mut bomb = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut bomb, &vec![b' '; 1 << 20]).unwrap();
+        let bomb = bomb.finish().unwrap();
+        assert!(bomb.len() < 1 << 12);
+        let content = pdf(&[page(&["text"])], |document, _| {
+            document.add_object(Stream::new(dictionary! { "Filter" => "FlateDecode" }, bomb.clone()));
+            document.add_object(Stream::new(dictionary! { "Filter" => "FlateDecode" }, bomb));
+        });
+        assert!(measure_streams(&content, 2 << 20).is_ok());
+        let error = measure_streams(&content, (2 << 20) - 1).unwrap_err();
+        assert!(error.to_string().contains("inflate"), "{error}");
+    }
+
+    #[test]
+    fn circles_are_refused() {
+        let parents = pdf(&[page(&["text"])], |document, _| {
+            let tree = document.catalog().unwrap().get(b"Pages").and_then(Object::as_reference).unwrap();
+            let tree_dictionary = document.get_object_mut(tree).and_then(Object::as_dict_mut).unwrap();
+            tree_dictionary.set("Parent", tree);
+        });
+        assert!(error(&parents).contains("circle"), "{}", error(&parents));
+        // Once with resources of its own, once with those of the page.
+        for own in [true, false] {
+            let forms = pdf(&[b"/X1 Do".to_vec()], |document, resources| {
+                let form = document.new_object_id();
+                let mut dictionary = dictionary! { "Type" => "XObject", "Subtype" => "Form" };
+                if own {
+                    dictionary.set("Resources", resources);
+                }
+                document.objects.insert(form, Stream::new(dictionary, b"/X1 Do".to_vec()).into());
+                let resources = document.get_object_mut(resources).and_then(Object::as_dict_mut).unwrap();
+                resources.set("XObject", dictionary! { "X1" => form });
+            });
+            assert!(error(&forms).contains("circle"), "{}", error(&forms));
+        }
+    }
+
+    #[test]
+    fn a_form_is_read() {
+        let pdf = pdf(&[b"/X1 Do".to_vec()], |document, resources| {
+            let dictionary = dictionary! { "Type" => "XObject", "Subtype" => "Form", "Resources" => resources };
+            let form = document.add_object(Stream::new(dictionary, page(&["In a form."])));
+            let outer = document.add_object(dictionary! { "XObject" => dictionary! { "X1" => form } });
+            let pages: Vec<ObjectId> = document.page_iter().collect();
+            for page in pages {
+                document.get_object_mut(page).and_then(Object::as_dict_mut).unwrap().set("Resources", outer);
+            }
+        });
+        assert_eq!(read(&pdf).unwrap().blocks, [Block::paragraph("In a form.")]);
+    }
+
+    #[test]
+    fn too_much_text_is_refused() {
+        let mut output = Output { text: Vec::new(), bytes_left: 3, until: Instant::now() + TIME_MAX };
+        assert!(std::io::Write::write_all(&mut output, b"abc").is_ok());
+        assert!(std::io::Write::write_all(&mut output, b"d").is_err());
+        let mut late = Output { text: Vec::new(), bytes_left: 3, until: Instant::now() - Duration::from_nanos(1) };
+        assert!(std::io::Write::write_all(&mut late, b"a").is_err());
+    }
 }
