@@ -1,8 +1,8 @@
 //! From text to terms: the same code for documents and for questions, so that one finds the other.
 //!
-//! Words are lower-cased and, in English, stemmed (Snowball, "Porter2"). Identifiers are kept whole and also taken apart:
-//! `pg_catalog.pg_stat_activity` gives itself, `pg_catalog`, `pg_stat_activity` and their words. Scripts that put no
-//! spaces between words (Chinese, Japanese, Thai, …) give overlapping pairs of characters.
+//! Words are lower-cased and, in English, stemmed (Snowball, "Porter2"). Identifiers are kept whole and also taken
+//! apart: `pg_catalog.pg_stat_activity` gives itself, `pg_catalog`, `pg_stat_activity` and their words. Scripts that
+//! put no spaces between words (Chinese, Japanese, Thai, …) give overlapping pairs of characters.
 //!
 //! No word is left out for being common: the weight of a term that is nearly everywhere is nearly nothing.
 
@@ -12,8 +12,9 @@ use std::collections::HashMap;
 use rust_stemmers::{Algorithm, Stemmer};
 use serde::{Deserialize, Serialize};
 
-/// Grows with every change of what terms a text gives: terms of another version are not found by this one's questions.
-pub(crate) const ANALYZER_VERSION: u32 = 1;
+/// Grows with every change of what terms a text gives, or of how much its fields weigh: a snapshot keeps both, and what
+/// another version made does not answer this one's questions.
+pub(crate) const ANALYZER_VERSION: u32 = 2;
 
 /// Longer terms are no words that somebody asks for (hashes, encoded data) and are left out.
 const TERM_BYTES_MAX: usize = 100;
@@ -33,8 +34,8 @@ pub enum Analyzer {
 }
 
 impl Analyzer {
-    /// Calls `found` with each term of `text`, in order, as often as it occurs. Every term is lower-case, at most 100 bytes
-    /// long and not empty. Takes about 50 ns a word.
+    /// Calls `found` with each term of `text`, in order, as often as it occurs. Every term is lower-case, at most 100
+    /// bytes long and not empty. Takes about 50 ns a word.
     pub fn terms(self, text: &str, found: &mut impl FnMut(&str)) {
         let mut span = Span::default();
         let mut stem = String::new();

@@ -7,8 +7,8 @@ use std::collections::BinaryHeap;
 
 /// A document that a list offers, named by its segment's place in the list searched and its number in the segment.
 ///
-/// Ordered best first: higher scores, then lower chunk ids, so that ties depend neither on chance nor on how chunks came
-/// to be spread over segments.
+/// Ordered best first: higher scores, then lower chunk ids, so that ties depend neither on chance nor on how chunks
+/// came to be spread over segments.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Candidate {
     pub(crate) segment: u32,

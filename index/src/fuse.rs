@@ -17,16 +17,17 @@ pub struct Fusion {
 }
 
 impl Default for Fusion {
-    /// For the static encoder, whose list is the weaker one: an equal vote made it worse than keywords alone. Measured on
-    /// 450 questions about the documentation of PostgreSQL and Python.
+    /// For the static encoder, whose list is the weaker one: an equal vote made it worse than keywords alone.
+    /// Measured on 450 questions about the documentation of PostgreSQL and Python.
     fn default() -> Self {
         Self { constant: 10.0, semantic_weight: 1.0, keyword_weight: 2.0 }
     }
 }
 
-/// Reciprocal rank fusion of two lists, each best first: an id's score is the sum of `weight / (constant + rank)` over the
-/// lists it is in, ranks counted from 1, divided by what the first place of both gives: above 0, and 1 at most. Best first,
-/// ties by id; a weight that is not above 0 leaves its list out, and of an id twice in a list the first counts.
+/// Reciprocal rank fusion of two lists, each best first: an id's score is the sum of `weight / (constant + rank)`
+/// over the lists it is in, ranks counted from 1, divided by what the first place of both gives: above 0, and 1 at
+/// most. Best first, ties by id; a weight that is not above 0 leaves its list out, and of an id twice in a list the
+/// first counts.
 ///
 /// Source: Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning
 /// Methods", SIGIR 2009.

@@ -1,7 +1,7 @@
 //! The inner loops over numbers, compiled for several CPUs and chosen at run time.
 //!
-//! Each is one plain Rust function: integer sums are exact, and floating-point sums have a fixed order (16 lanes, then a
-//! tree) which no target may change, so every machine gives the same bits.
+//! Each is one plain Rust function: integer sums are exact, and floating-point sums have a fixed order (16 lanes,
+//! then a tree) which no target may change, so every machine gives the same bits.
 
 use multiversion::multiversion;
 
@@ -70,8 +70,8 @@ fn scan_any(
         let kept = keep.map_or(u64::MAX, |words| words[block]);
         // Reading a row costs as much as four that are read in sequence.
         if kept.count_ones() as usize * 4 > BLOCK {
-            // The default encoder's rows: a length known beforehand saves a quarter of the time (6.5 ns a row, not 8.6, on
-            // a core with AVX-512).
+            // The default encoder's rows: a length known beforehand saves a quarter of the time (6.5 ns a row, not
+            // 8.6, on a core with AVX-512).
             match stride {
                 256 => bounds_of::<256>(codes, rows, query, upper),
                 _ => {
@@ -159,8 +159,8 @@ fn dot_any(left: &[f32], right: &[f32]) -> f32 {
     sums[0]
 }
 
-/// Makes of each document's length, in `parts`, the part of a term's `weight` that it has: `weight · tf / (tf + base + slope ·
-/// length)`, `tf` being the low 8 bits of the posting.
+/// Makes of each document's length, in `parts`, the part of a term's `weight` that it has: `weight · tf / (tf + base
+/// + slope · length)`, `tf` being the low 8 bits of the posting.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2", "x86_64+avx2", "aarch64+neon"))]
 pub(crate) fn saturate(postings: &[u32], weight: f32, base: f32, slope: f32, parts: &mut [f32]) {
     saturate_any(postings, weight, base, slope, parts);

@@ -1,8 +1,8 @@
 //! One sealed segment's vectors, and exact search over many segments.
 //!
-//! A scan of 8-bit codes gives every row an upper bound of its score; rows are then scored in f32, highest bound first,
-//! until no bound reaches the `k`-th score found. So the answer is the same as that of a scan in f32, whatever the data:
-//! the codes decide only how much of it must be read.
+//! A scan of 8-bit codes gives every row an upper bound of its score; rows are then scored in f32, highest bound
+//! first, until no bound reaches the `k`-th score found. So the answer is the same as that of a scan in f32, whatever
+//! the data: the codes decide only how much of it must be read.
 //!
 //! The bound: a row `v` is `s·c + r` (step, codes, residual), a query `q` is `t·d + e`. Then
 //! `q·v = s·t·(d·c) + e·(s·c) + q·r ≤ s·t·(d·c) + |e|·|s·c| + |q|·|r|` (Cauchy–Schwarz), plus what rounding may add.
@@ -274,8 +274,9 @@ fn quantise_query(query: &[f32], codes: &mut Vec<i16>) -> QueryScale {
     QueryScale { step, length: at_least(length.sqrt()), residual: at_least(residual.sqrt()) }
 }
 
-/// At least the share of |q|·|v| by which rounding moves an f32 score or its bound: each of the additions of a lane and of
-/// the tree, and the few operations of the bound, by half a unit of the last place. Doubled, to be far from doubt.
+/// At least the share of |q|·|v| by which rounding moves an f32 score or its bound: each of the additions of a lane
+/// and of the tree, and the few operations of the bound, by half a unit of the last place. Doubled, to be far from
+/// doubt.
 fn rounding(dimensions: usize) -> f32 {
     (dimensions.div_ceil(16) + 16) as f32 * f32::EPSILON
 }

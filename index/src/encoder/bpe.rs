@@ -1,9 +1,10 @@
-//! Byte-pair encoding of the Llama kind, piece by piece: the tokens of the `tokenizers` library, in a tenth of its time.
+//! Byte-pair encoding of the Llama kind, piece by piece: the tokens of the `tokenizers` library, in a tenth of its
+//! time.
 //!
-//! That library merges the whole text as one word. But no merge crosses from one character to another unless some merge
-//! puts just these two beside each other, and most pairs (any letter and the space after it, to begin with) have none. So
-//! a text falls apart into pieces that do not touch each other's merges, most of which are single tokens and found by one
-//! look-up; the others are merged in place. No cache, no lock.
+//! That library merges the whole text as one word. But no merge crosses from one character to another unless some
+//! merge puts just these two beside each other, and most pairs (any letter and the space after it, to begin with)
+//! have none. So a text falls apart into pieces that do not touch each other's merges, most of which are single
+//! tokens and found by one look-up; the others are merged in place. No cache, no lock.
 
 use std::collections::HashMap;
 
@@ -14,7 +15,8 @@ use tokenizers::{Model, Tokenizer};
 /// What such tokenizers write for a space.
 const SPACE: char = '\u{2581}';
 
-/// Longer pieces (encoded data, mostly) are left to the library, whose heap is better for them than going through all pairs.
+/// Longer pieces (encoded data, mostly) are left to the library, whose heap is better for them than going through all
+/// pairs.
 const SYMBOLS_MAX: usize = 128;
 
 /// Classes of characters: each of ASCII, and all others.
@@ -130,8 +132,8 @@ impl Bpe {
         Some(bpe)
     }
 
-    /// Appends the tokens of `text` to `ids`; false, with nothing appended, for a text that only `library`, the tokenizer
-    /// that this one is made of, can read.
+    /// Appends the tokens of `text` to `ids`; false, with nothing appended, for a text that only `library`, the
+    /// tokenizer that this one is made of, can read.
     pub(super) fn tokenize(&self, text: &str, library: &Tokenizer, scratch: &mut Scratch, ids: &mut Vec<u32>) -> bool {
         if text.contains(SPACE) || self.special.iter().any(|special| text.contains(special)) {
             return false;
@@ -186,8 +188,8 @@ impl Bpe {
         true
     }
 
-    /// Leaves the tokens of `piece` in the scratch's `symbols`: the pair of the lowest rank is merged, the leftmost first,
-    /// until none is left that merges.
+    /// Leaves the tokens of `piece` in the scratch's `symbols`: the pair of the lowest rank is merged, the leftmost
+    /// first, until none is left that merges.
     fn merge(&self, piece: &str, scratch: &mut Scratch) {
         let Scratch { symbols, ranks, .. } = scratch;
         symbols.clear();

@@ -91,8 +91,8 @@ thread_local! {
 }
 
 impl Encoder {
-    /// Reads a folder with one `*.safetensors` that holds one table (f16, bf16 or f32), and one JSON file of the `tokenizers`
-    /// library under whatever name: WordLlama's and model2vec's are such. Takes about 0.2 s.
+    /// Reads a folder with one `*.safetensors` that holds one table (f16, bf16 or f32), and one JSON file of the
+    /// `tokenizers` library under whatever name: WordLlama's and model2vec's are such. Takes about 0.2 s.
     ///
     /// # Errors
     /// Where a file is missing, damaged, or does not fit the other.
@@ -141,7 +141,8 @@ impl Encoder {
         Ok(Self { fingerprint, dimensions, table, tokenizer, bpe, unknown })
     }
 
-    /// Names the space: kind, dimensions and a hash of weights and tokenizer. Vectors of two fingerprints do not compare.
+    /// Names the space: kind, dimensions and a hash of weights and tokenizer. Vectors of two fingerprints do not
+    /// compare.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
@@ -159,8 +160,8 @@ impl Encoder {
         })
     }
 
-    /// A vector of unit length for each text, in order, on the rayon pool that it is called in. A text with no token gets
-    /// a vector all the same, one that no other text has.
+    /// A vector of unit length for each text, in order, on the rayon pool that it is called in. A text with no token
+    /// gets a vector all the same, one that no other text has.
     pub fn encode_documents(&self, texts: &[String]) -> Vec<Vec<f32>> {
         texts.par_iter().map(|text| self.encode(text)).collect()
     }

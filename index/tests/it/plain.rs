@@ -83,7 +83,7 @@ impl Plain {
         }
         weights.sort_by(|left, right| right.1.total_cmp(&left.1).then(left.0.cmp(&right.0)));
         let ceiling: f32 = weights.iter().map(|(_, weight)| weight).sum();
-        let (base, slope) = (1.2 * (1.0 - 0.75_f32), (f64::from(1.2 * 0.75_f32) / average) as f32);
+        let (base, slope) = (1.2 * (1.0 - 0.5_f32), (f64::from(1.2 * 0.5_f32) / average) as f32);
         let scored = self.chunks.values().filter(|chunk| passes(chunk)).filter_map(|chunk| {
             let (length, frequencies) = &words[&chunk.id];
             let mut score = 0.0_f32;
@@ -123,7 +123,7 @@ fn fused(semantic: &[(Uuid, f32)], keyword: &[(Uuid, f32)], fusion: &Fusion) -> 
 /// Weighted length, and weighted frequency by term.
 fn words_of(chunk: &Chunk) -> (u32, BTreeMap<String, u32>) {
     let (mut length, mut frequencies) = (0, BTreeMap::new());
-    for (text, weight) in [(&chunk.title, 2), (&chunk.heading, 2), (&chunk.content, 1)] {
+    for (text, weight) in [(&chunk.title, 1), (&chunk.heading, 2), (&chunk.content, 1)] {
         Analyzer::English.terms(text, &mut |term| {
             *frequencies.entry(term.to_owned()).or_insert(0) += weight;
             length += weight;
