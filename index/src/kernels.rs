@@ -38,7 +38,6 @@ pub(crate) struct ScanQuery<'a> {
 ///
 /// `codes` holds `upper.len()` rows of `query.codes.len()`. Rows outside `keep` are not visited where they are many.
 #[multiversion(targets(
-    "x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx512vnni+avx2+fma+bmi1+bmi2+lzcnt+popcnt",
     "x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx2+fma+bmi1+bmi2+lzcnt+popcnt",
     "x86_64+avx2+fma+bmi1+bmi2+lzcnt+popcnt",
     "x86_64+sse4.2+ssse3+popcnt",
@@ -302,8 +301,6 @@ mod tests {
     target!(avx2, "x86_64+avx2+fma+bmi1+bmi2+lzcnt+popcnt");
     #[cfg(target_arch = "x86_64")]
     target!(avx512, "x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx2+fma+bmi1+bmi2+lzcnt+popcnt");
-    #[cfg(target_arch = "x86_64")]
-    target!(vnni, "x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx512vnni+avx2+fma+bmi1+bmi2+lzcnt+popcnt");
 
     /// Each target that this machine has (one that it lacks falls back to the baseline) gives the same bits.
     #[test]
@@ -312,7 +309,7 @@ mod tests {
             let input = input(seed);
             let expected = baseline::outcome(&input);
             #[cfg(target_arch = "x86_64")]
-            for outcome in [sse::outcome, avx2::outcome, avx512::outcome, vnni::outcome] {
+            for outcome in [sse::outcome, avx2::outcome, avx512::outcome] {
                 assert_eq!(outcome(&input), expected, "seed {seed}");
             }
             let mut upper = vec![0.0; input.scales.len()];
