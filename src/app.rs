@@ -138,8 +138,9 @@ impl Stack {
         let connections = store::Connections::from_config(&config.database, cluster)?;
         match &connections.owner {
             Some(owner) => {
-                for name in store::migrate(owner).await? {
-                    tracing::info!(migration = name, "schema migrated");
+                let applied = store::migrate(owner).await?;
+                if let Some(newest) = applied.last() {
+                    tracing::info!(migrations = applied.len(), newest, "schema brought up to date");
                 }
             }
             None => store::check_schema(&connections.service).await?,

@@ -49,7 +49,7 @@ impl PartialEq for Candidate {
 impl Eq for Candidate {}
 
 /// Keeps the best `k` of the candidates that it is shown.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Best {
     k: usize,
     /// The worst of the kept on top.

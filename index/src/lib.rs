@@ -27,7 +27,7 @@ pub use filter::{FILTER_DEPTH_MAX, FILTER_LEAVES_MAX, FILTER_VALUES_MAX, Filter,
 pub use fuse::Fusion;
 pub use index::{ApplyError, Index, Settings};
 pub use search::{
-    Answer, AnswerExplain, FilterExplain, FusionExplain, Hit, HitExplain, KeywordExplain, ListPlace, Mode, Query,
-    SearchError, SemanticExplain, Timings,
+    Answer, AnswerExplain, FilterExplain, FusionExplain, Hit, HitExplain, KeywordExplain, LIST_LEN_MIN, ListPlace,
+    Mode, Query, SearchError, SemanticExplain, Timings,
 };
 pub use snapshot::{RestoreError, SnapshotError, verify_snapshot};

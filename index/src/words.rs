@@ -379,10 +379,10 @@ struct Term {
 struct Scratch {
     question: String,
     terms: Vec<Term>,
-    /// Score by document, 0 between searches.
-    scores: Vec<f32>,
-    /// Which blocks of `scores` are not all 0.
-    touched: Vec<bool>,
+    scores: Scores,
+    /// The only documents that still count, ascending, and their postings.
+    contenders: Vec<u32>,
+    chosen: Vec<u32>,
 }
 
 thread_local! {
@@ -390,9 +390,11 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// The `k` live documents of the highest BM25 score for `question`.
+/// The `k` live documents of the highest BM25 score for `question`, exactly.
 ///
-/// Reads each posting of the question's terms, about 1 ns each.
+/// Terms are read from the rarest to the most common, about 2 ns a posting. Once the `k`-th score is out of reach for
+/// documents that have none of the terms so far (common words weigh little), the rest is looked up for those alone that may
+/// still come in.
 pub(crate) fn search(analyzer: Analyzer, segments: &[WordsView<'_>], question: &str, k: usize) -> Found {
     SCRATCH.with_borrow_mut(|scratch| search_with(scratch, analyzer, segments, question, k))
 }
@@ -404,7 +406,7 @@ fn search_with(
     question: &str,
     k: usize,
 ) -> Found {
-    let Scratch { question: text, terms, scores, touched } = scratch;
+    let Scratch { question: text, terms, scores, contenders, chosen } = scratch;
     let docs: u64 = segments.iter().map(|segment| u64::from(segment.counts.docs)).sum();
     let length: u64 = segments.iter().map(|segment| segment.counts.length).sum();
     if docs == 0 || k == 0 {
@@ -427,37 +429,78 @@ fn search_with(
     let mut found =
         Found { ceiling: terms.iter().map(|term| term.weight).sum(), terms: terms.len(), ..Found::default() };
     let mut best = Best::new(k);
-    for (at, segment) in segments.iter().enumerate() {
+    // However sums are rounded, no score is further from what it should be.
+    let rounding = found.ceiling * (2 * terms.len() + 4) as f32 * f32::EPSILON;
+    for (at, segment) in (0_u32..).zip(segments) {
         let len = segment.words.len();
-        if scores.len() < len {
-            scores.resize(len.next_multiple_of(BLOCK), 0.0);
-            touched.resize(len.div_ceil(BLOCK), false);
+        scores.make_room(len);
+        // The score that a document must have in the end to come in. Once it is known, there are contenders.
+        let mut threshold = None;
+        if let Some(live) = segment.live
+            && live.count() < len / LOOK_UP_COST
+        {
+            contenders.clear();
+            contenders.extend(live.iter_ones());
+            threshold = Some(0.0);
         }
+        let mut rest = found.ceiling;
         for term in terms.iter() {
-            if let Some(id) = segment.words.find(name(term)) {
-                let postings = segment.words.postings(id);
-                found.postings += postings.len() as u64;
-                add(postings, &segment.words.lengths, term.weight, saturation, scores, touched);
+            let postings = segment.words.find(name(term)).map_or(&[][..], |id| segment.words.postings(id));
+            let reach = rest + rounding;
+            rest -= term.weight;
+            if postings.is_empty() {
+                continue;
             }
-        }
-        for (block, touched) in touched.iter_mut().enumerate().filter(|(_, touched)| **touched) {
-            *touched = false;
-            let scores = &mut scores[block * BLOCK..][..BLOCK];
-            let threshold = best.threshold();
-            if scores.iter().any(|&score| score >= threshold) {
-                let live = segment.live.map_or(u64::MAX, |live| live.words()[block]);
-                for (bit, &score) in scores.iter().enumerate() {
-                    if score > 0.0 && score >= threshold && live >> bit & 1 == 1 {
-                        let doc = (block * BLOCK + bit) as u32;
-                        best.offer(Candidate::new(at as u32, doc, score, segment.ids));
-                    }
+            if let Some(threshold) = threshold {
+                contenders.retain(|&doc| scores.of(doc) + reach >= threshold);
+            } else if postings.len() > len / 8 && reach < found.ceiling / 2.0 {
+                // Going through the scores costs as much as some thousand postings.
+                let mut ahead = best.clone();
+                scores.offer(at, segment, &mut ahead);
+                if ahead.threshold() > reach {
+                    threshold = Some(ahead.threshold());
+                    contenders.clear();
+                    scores.each_at_least(ahead.threshold() - reach, segment.live, |doc, _| contenders.push(doc));
                 }
             }
-            scores.fill(0.0);
+            let postings = if threshold.is_some() && contenders.len() < postings.len() / LOOK_UP_COST {
+                choose(contenders, postings, chosen);
+                chosen.as_slice()
+            } else {
+                postings
+            };
+            found.postings += postings.len() as u64;
+            scores.add(postings, &segment.words.lengths, term.weight, saturation);
         }
+        scores.offer(at, segment, &mut best);
+        scores.clear();
     }
     found.candidates = best.into_sorted();
     found
+}
+
+/// How many postings are read in the time that it takes to look one up.
+const LOOK_UP_COST: usize = 16;
+
+/// Puts in `chosen` those of `postings` that are of `contenders`; both ascend.
+fn choose(contenders: &[u32], mut postings: &[u32], chosen: &mut Vec<u32>) {
+    chosen.clear();
+    for &doc in contenders {
+        let least = doc << FREQUENCY_BITS;
+        // In steps that double, then in halves: near what was found before.
+        let mut step = 1;
+        while step < postings.len() && postings[step] < least {
+            step *= 2;
+        }
+        let (from, to) = (step / 2, postings.len().min(step + 1));
+        let at = from + postings[from..to].partition_point(|&posting| posting < least);
+        postings = &postings[at..];
+        match postings.first() {
+            Some(&posting) if posting >> FREQUENCY_BITS == doc => chosen.push(posting),
+            Some(_) => {}
+            None => break,
+        }
+    }
 }
 
 /// Writes the distinct terms of a question, each with its number of occurrences as weight.
@@ -498,27 +541,77 @@ impl Saturation {
     }
 }
 
-/// Adds a term's part to the scores of the documents that have it.
-fn add(
-    postings: &[u32],
-    lengths: &[u32],
-    weight: f32,
-    saturation: Saturation,
-    scores: &mut [f32],
-    touched: &mut [bool],
-) {
-    // In stretches, so that divisions are done many at a time.
-    let mut parts = [0.0_f32; 128];
-    for postings in postings.chunks(parts.len()) {
-        let parts = &mut parts[..postings.len()];
-        for (part, &posting) in parts.iter_mut().zip(postings) {
-            *part = lengths[(posting >> FREQUENCY_BITS) as usize] as f32;
+/// Scores of a segment's documents, as terms add to them.
+#[derive(Default)]
+struct Scores {
+    /// Score by document, 0 between searches.
+    of: Vec<f32>,
+    /// Which blocks of `of` are not all 0.
+    touched: Vec<bool>,
+}
+
+impl Scores {
+    fn make_room(&mut self, docs: usize) {
+        if self.of.len() < docs {
+            self.of.resize(docs.next_multiple_of(BLOCK), 0.0);
+            self.touched.resize(docs.div_ceil(BLOCK), false);
         }
-        kernels::saturate(postings, weight, saturation.base, saturation.slope, parts);
-        for (&part, &posting) in parts.iter().zip(postings) {
-            let doc = (posting >> FREQUENCY_BITS) as usize;
-            scores[doc] += part;
-            touched[doc / BLOCK] = true;
+    }
+
+    fn of(&self, doc: u32) -> f32 {
+        self.of[doc as usize]
+    }
+
+    /// Adds a term's part to the scores of the documents that have it.
+    fn add(&mut self, postings: &[u32], lengths: &[u32], weight: f32, saturation: Saturation) {
+        // In stretches, so that divisions are done many at a time.
+        let mut parts = [0.0_f32; 128];
+        for postings in postings.chunks(parts.len()) {
+            let parts = &mut parts[..postings.len()];
+            for (part, &posting) in parts.iter_mut().zip(postings) {
+                *part = lengths[(posting >> FREQUENCY_BITS) as usize] as f32;
+            }
+            kernels::saturate(postings, weight, saturation.base, saturation.slope, parts);
+            for (&part, &posting) in parts.iter().zip(postings) {
+                let doc = (posting >> FREQUENCY_BITS) as usize;
+                self.of[doc] += part;
+                self.touched[doc / BLOCK] = true;
+            }
+        }
+    }
+
+    /// Calls `found` with each live document whose score is above 0 and at least the threshold, which `found` may raise.
+    fn each_at_least(&self, mut threshold: f32, live: Option<&Bits>, mut found: impl FnMut(u32, &mut f32)) {
+        threshold = threshold.max(f32::MIN_POSITIVE);
+        for (block, _) in self.touched.iter().enumerate().filter(|(_, touched)| **touched) {
+            let live = live.map_or(u64::MAX, |live| live.words()[block]);
+            let (groups, _) = self.of[block * BLOCK..][..BLOCK].as_chunks::<16>();
+            for (group, scores) in groups.iter().enumerate() {
+                // All of them at once: few groups have one.
+                if scores.iter().fold(false, |any, &score| any | (score >= threshold)) {
+                    for (at, &score) in scores.iter().enumerate() {
+                        let bit = group * 16 + at;
+                        if score >= threshold && live >> bit & 1 == 1 {
+                            found((block * BLOCK + bit) as u32, &mut threshold);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Offers all live documents with a score.
+    fn offer(&self, at: u32, segment: &WordsView<'_>, best: &mut Best) {
+        self.each_at_least(best.threshold(), segment.live, |doc, threshold| {
+            best.offer(Candidate::new(at, doc, self.of(doc), segment.ids));
+            *threshold = threshold.max(best.threshold());
+        });
+    }
+
+    fn clear(&mut self) {
+        for (block, touched) in self.touched.iter_mut().enumerate().filter(|(_, touched)| **touched) {
+            *touched = false;
+            self.of[block * BLOCK..][..BLOCK].fill(0.0);
         }
     }
 }
@@ -546,7 +639,7 @@ mod tests {
 
     /// Ids of any segment's documents. They run against the order of documents.
     fn ids() -> Vec<[u8; 16]> {
-        (0..400_u128).rev().map(u128::to_be_bytes).collect()
+        (0..3_000_u128).rev().map(u128::to_be_bytes).collect()
     }
 
     /// What comes back of a snapshot.
@@ -715,6 +808,30 @@ mod tests {
             questions.extend(["", "nothing", "the the the max_w5"].map(str::to_owned));
             check(&segments, &questions);
         }
+    }
+
+    #[test]
+    fn common_words_are_read_only_where_they_matter() {
+        let rng = &mut StdRng::seed_from_u64(5);
+        let texts = texts(rng, 3_000);
+        let words = build(&texts);
+        let counts = WordsLive::all(&words);
+        let few = chosen(rng, texts.len(), 0.01);
+        let ids = ids();
+        let question = "the max_w100 the words wordbs max_w25";
+        let mut terms = Vec::new();
+        ANALYZER.terms(question, &mut |term| terms.push(term.to_owned()));
+        terms.sort();
+        terms.dedup();
+        let all: usize = terms.iter().filter_map(|term| words.find(term)).map(|id| words.postings(id).len()).sum();
+        for live in [None, Some(&few)] {
+            let found =
+                search(ANALYZER, &[WordsView { words: &words, counts: &counts, live, ids: &ids }], question, 10);
+            assert!((found.postings as usize) < all / 2, "{} of {all}", found.postings);
+        }
+        let segment = |kept| Segment { texts: texts.clone(), alive: Bits::ones(texts.len()), kept };
+        check(&[segment(None)], &[question.to_owned()]);
+        check(&[segment(Some(few))], &[question.to_owned()]);
     }
 
     #[test]

@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use clap::Args;
 use serde_json::Value;
 
 /// Longest time for one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often a call that may be repeated is tried again.
-const RETRIES_MAX: usize = 6;
+/// How often a call that may be repeated is tried again: for about 15 s, in which a server restarts.
+const RETRIES_MAX: usize = 8;
 /// First pause before trying again; it doubles, up to [`PAUSE_MAX`]. A longer `Retry-After` is followed.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Longest pause before trying again.
@@ -27,6 +26,27 @@ pub struct ServerArgs {
     pub key: String,
 }
 
+/// Connections kept between calls: as many as the threads that `ingest` may have.
+const IDLE_CONNECTIONS_MAX: usize = 64;
+
+/// A call that did not get what it wanted, after all tries.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct CallError {
+    /// What the server answered with; none if it did not answer.
+    status: Option<u16>,
+    message: String,
+    source: Option<ureq::Error>,
+}
+
+impl CallError {
+    /// Whether another document would fare no better: the server is away or overloaded, or refuses the caller, or the
+    /// knowledge base as a whole.
+    pub fn is_about_the_server(&self) -> bool {
+        self.status.is_none_or(|status| matches!(status, 401 | 403 | 404 | 409 | 429 | 502 | 503))
+    }
+}
+
 /// A connection to the server's `/v1`.
 pub struct Client {
     agent: ureq::Agent,
@@ -40,6 +60,8 @@ impl Client {
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(CALL_TIMEOUT))
             .http_status_as_error(false)
+            .max_idle_connections(IDLE_CONNECTIONS_MAX)
+            .max_idle_connections_per_host(IDLE_CONNECTIONS_MAX)
             .user_agent(concat!("tertulia/", env!("CARGO_PKG_VERSION")))
             .build();
         Self { agent: agent.into(), url: args.url.trim_end_matches('/').to_owned(), key: args.key.clone() }
@@ -49,7 +71,7 @@ impl Client {
     ///
     /// # Errors
     /// If the server cannot be reached or refuses; the message says what to do.
-    pub fn get(&self, path: &str) -> anyhow::Result<Value> {
+    pub fn get(&self, path: &str) -> Result<Value, CallError> {
         self.with_retries(|| self.with_key(self.agent.get(self.url(path))).call())
     }
 
@@ -57,7 +79,7 @@ impl Client {
     ///
     /// # Errors
     /// If the server cannot be reached or refuses; the message says what to do.
-    pub fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value, CallError> {
         self.read(self.with_key(self.agent.post(self.url(path))).send_json(body))
     }
 
@@ -71,7 +93,7 @@ impl Client {
         query: &[(&str, String)],
         content_type: &str,
         content: &[u8],
-    ) -> anyhow::Result<Value> {
+    ) -> Result<Value, CallError> {
         self.with_retries(|| {
             let request =
                 query.iter().fold(self.agent.put(self.url(path)), |request, (name, value)| request.query(name, value));
@@ -83,7 +105,7 @@ impl Client {
     ///
     /// # Errors
     /// If the server cannot be reached or refuses; the message says what to do.
-    pub fn delete(&self, path: &str) -> anyhow::Result<Value> {
+    pub fn delete(&self, path: &str) -> Result<Value, CallError> {
         self.with_retries(|| self.with_key(self.agent.delete(self.url(path))).call())
     }
 
@@ -91,7 +113,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::get`].
-    pub fn list(&self, path: &str) -> anyhow::Result<Vec<Value>> {
+    pub fn list(&self, path: &str) -> Result<Vec<Value>, CallError> {
         let mut all = Vec::new();
         let mut cursor = String::new();
         loop {
@@ -114,11 +136,11 @@ impl Client {
         request.header("Authorization", format!("Bearer {}", self.key))
     }
 
-    /// Calls again after 429, 503 and broken connections: only for what may be repeated without harm.
+    /// Calls again after 429, 502, 503 and broken connections: only for what may be repeated without harm.
     fn with_retries(
         &self,
         call: impl Fn() -> Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-    ) -> anyhow::Result<Value> {
+    ) -> Result<Value, CallError> {
         let mut pauses = ExponentialBuilder::default()
             .with_min_delay(PAUSE_MIN)
             .with_max_delay(PAUSE_MAX)
@@ -128,9 +150,9 @@ impl Client {
         loop {
             let reply = call();
             let told = match &reply {
-                Ok(reply) if matches!(reply.status().as_u16(), 429 | 503) => retry_after(reply),
-                Ok(_) => return self.read(reply),
-                Err(_) => Duration::ZERO,
+                Ok(reply) if matches!(reply.status().as_u16(), 429 | 502 | 503) => retry_after(reply),
+                Err(ureq::Error::Io(_) | ureq::Error::ConnectionFailed) => Duration::ZERO,
+                Ok(_) | Err(_) => return self.read(reply),
             };
             match pauses.next() {
                 Some(pause) => std::thread::sleep(pause.max(told)),
@@ -139,30 +161,34 @@ impl Client {
         }
     }
 
-    fn read(&self, reply: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> anyhow::Result<Value> {
-        let mut reply = reply.with_context(|| {
-            format!(
+    fn read(&self, reply: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value, CallError> {
+        let mut reply = reply.map_err(|source| CallError {
+            status: None,
+            message: format!(
                 "the server at {} does not answer; is `tertulia serve` running there? (--url sets the address)",
                 self.url
-            )
+            ),
+            source: Some(source),
         })?;
         let status = reply.status();
-        let body: Value = reply
-            .body_mut()
-            .read_json()
-            .with_context(|| format!("{} answered {status}, but not in JSON; is it a tertulia server?", self.url))?;
+        let body: Value = reply.body_mut().read_json().map_err(|source| CallError {
+            status: None,
+            message: format!("{} answered {status}, but not in JSON; is it a tertulia server?", self.url),
+            source: Some(source),
+        })?;
         if status.is_success() {
             return Ok(body);
         }
         let detail = body["detail"].as_str().unwrap_or("no reason given");
-        match status.as_u16() {
-            401 => bail!("the key was not accepted: {detail} `tertulia key create` makes a new one."),
-            404 => bail!("{detail} (Is the id right, and the key of the tenant that it belongs to?)"),
-            _ => bail!(
-                "the server answered {status}: {detail} (request id {})",
-                body["request_id"].as_str().unwrap_or("–")
-            ),
-        }
+        let message = match status.as_u16() {
+            401 => format!("the key was not accepted: {detail} `tertulia key create` makes a new one."),
+            404 => format!("{detail} (Is the id right, and the key of the tenant that it belongs to?)"),
+            _ => {
+                let request_id = body["request_id"].as_str().unwrap_or("–");
+                format!("the server answered {status}: {detail} (request id {request_id})")
+            }
+        };
+        Err(CallError { status: Some(status.as_u16()), message, source: None })
     }
 }
 
@@ -170,4 +196,79 @@ impl Client {
 fn retry_after(reply: &ureq::http::Response<ureq::Body>) -> Duration {
     let seconds = reply.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
     Duration::from_secs(seconds.unwrap_or(0)).min(CALL_TIMEOUT)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpListener,
+        thread::JoinHandle,
+    };
+
+    use super::*;
+
+    /// A client of a server that gives these answers (head, `|`, body), one a connection, and returns what it was asked.
+    fn client(answers: &'static [&'static str]) -> (Client, JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let answer = |answer: &&str| {
+                let (mut socket, _) = listener.accept().unwrap();
+                let (mut asked, mut bytes) = (String::new(), [0; 4_096]);
+                while !asked.contains("\r\n\r\n") {
+                    let read = socket.read(&mut bytes).unwrap();
+                    asked.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
+                }
+                let (head, body) = answer.split_once('|').unwrap_or((answer, "{}"));
+                let length = body.len();
+                write!(socket, "HTTP/1.1 {head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+                    .unwrap();
+                asked
+            };
+            answers.iter().map(answer).collect()
+        });
+        (Client::new(&ServerArgs { url, key: "tt_secret".into() }), server)
+    }
+
+    #[test]
+    fn a_call_that_may_be_repeated_is_until_it_is_answered() {
+        let (client, server) =
+            client(&["503 Away\r\nRetry-After: 0", "429 Too many", "502 Bad gateway", "200 OK|{\"version\":7}"]);
+        assert_eq!(client.delete("/documents/a").unwrap()["version"], 7);
+        let asked = server.join().unwrap();
+        assert_eq!(asked.len(), 4);
+        assert!(asked.iter().all(|it| it.starts_with("DELETE /v1/documents/a HTTP/1.1\r\n")), "{asked:?}");
+        assert!(asked.iter().all(|it| it.to_lowercase().contains("authorization: bearer tt_secret")), "{asked:?}");
+    }
+
+    #[test]
+    fn what_the_server_refuses_is_not_repeated() {
+        for (answer, is_about_the_server) in [
+            ("400 Bad|{\"detail\":\"No UTF-8.\",\"request_id\":\"r1\"}", false),
+            ("413 Large|{\"detail\":\"Too large.\"}", false),
+            ("500 Wrong|{}", false),
+            ("401 Who|{\"detail\":\"Unknown.\"}", true),
+            ("404 Where|{\"detail\":\"No such knowledge base.\"}", true),
+            ("200 OK|welcome to another server", true),
+        ] {
+            let (client, server) = client(Box::leak(Box::new([answer])));
+            let error = client.put("/d", &[("source_url", "a b".into())], "text/plain", b"x").unwrap_err();
+            assert_eq!(error.is_about_the_server(), is_about_the_server, "{error}");
+            let asked = server.join().unwrap();
+            assert!(asked[0].starts_with("PUT /v1/d?source_url=a%20b HTTP/1.1\r\n"), "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_is_read_to_its_end() {
+        let (client, server) = client(&[
+            "200 OK|{\"items\":[1,2],\"next_cursor\":\"abc\"}",
+            "503 Away",
+            "200 OK|{\"items\":[3],\"next_cursor\":null}",
+        ]);
+        assert_eq!(client.list("/things").unwrap(), [1, 2, 3]);
+        let asked = server.join().unwrap();
+        assert!(asked[2].starts_with("GET /v1/things?limit=100&cursor=abc "), "{asked:?}");
+    }
 }

@@ -94,7 +94,7 @@ async fn database(config: &Config) -> Vec<Finding> {
 }
 
 async fn ask_database(config: &Config) -> Vec<Finding> {
-    let operator = match super::operator::Operator::connect(config).await {
+    let operator = match super::operator::Operator::connect_as_it_is(config).await {
         Ok(operator) => operator,
         Err(error) => return vec![finding("database", Err(format!("{error:#}")))],
     };

@@ -1,16 +1,17 @@
 //! `tertulia ingest DIR`: puts a folder of documents into a knowledge base, and the next time only what changed.
 //!
-//! The server's own list says what is there already, by external id (the path below DIR) and SHA-256, so a run that was cut
-//! short is continued by the next one. Each file is one request, answered when it is committed.
+//! The server's own list says what is there already, by external id (the path below DIR), SHA-256, address and metadata. Each
+//! file is one request, answered when it is committed; so a run may be cut short at any time (Ctrl-C, a crash on either
+//! side) and the next one goes on where it stopped. A file that fails holds up no other; a server that is away ends the run.
 
 use std::{
-    collections::BTreeMap,
-    io::{IsTerminal as _, Write as _},
+    collections::{BTreeMap, HashSet},
+    io::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -21,25 +22,26 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::client::{Client, ServerArgs};
+use super::client::{CallError, Client, ServerArgs};
 use crate::knowledge::extract::MediaType;
 
 /// Files sent at once if nothing is said: enough to keep the server's compute threads and its commits busy.
 const CONCURRENCY_DEFAULT: u16 = 8;
-/// Failed files that are told one by one.
+/// Failures that are told one by one.
 const FAILURES_TOLD_MAX: usize = 20;
 
 /// Arguments of `ingest`.
 #[derive(Debug, Args)]
 pub struct IngestArgs {
-    /// Folder with HTML, Markdown, plain text and PDF files; hidden ones are left out
+    /// Folder with HTML, Markdown, plain text and PDF files; hidden ones are left out, and Sphinx's copies of its sources
     dir: PathBuf,
     #[command(flatten)]
     server: ServerArgs,
     /// Id of the knowledge base
     #[arg(long, value_name = "ID")]
     knowledge_base: String,
-    /// Delete documents of the knowledge base that are not in the folder
+    /// Delete the documents that are not in the folder: all others of the knowledge base, or, with --source-url-prefix or
+    /// --metadata, those of them that have this address and metadata
     #[arg(long)]
     delete: bool,
     /// Address that the files are published under; a hit then links to it
@@ -63,12 +65,30 @@ struct File {
     media_type: MediaType,
 }
 
+/// What is in a folder.
+#[derive(Default)]
+struct Folder {
+    /// By external id.
+    files: Vec<File>,
+    /// Parts of it that could not be looked at.
+    failures: Vec<String>,
+}
+
 /// A document as the server lists it.
 struct Present {
     content_sha256: String,
     mime_type: String,
     source_url: Option<String>,
-    metadata: Value,
+    metadata: Map<String, Value>,
+}
+
+/// Where the documents go, and what all of them get.
+struct Target {
+    client: Client,
+    /// The path of the knowledge base's documents.
+    documents: String,
+    source_url_prefix: Option<String>,
+    metadata: Map<String, Value>,
 }
 
 /// What a run did.
@@ -78,62 +98,96 @@ struct Report {
     updated: usize,
     unchanged: usize,
     deleted: usize,
+    /// Of the documents added and updated.
     chunks: u64,
     version: u64,
     failures: Vec<String>,
+    /// Files that were not tried because the run ended early.
+    not_tried: usize,
 }
 
-/// Runs `ingest`; the exit code is 1 if a file failed, after all others were sent.
+/// Runs `ingest`; the exit code is 1 if anything failed.
 ///
 /// # Errors
 /// If the folder cannot be read, or the server cannot be reached or refuses before anything is sent.
 pub fn run(args: &IngestArgs) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
-    let client = Client::new(&args.server);
-    let documents = format!("/knowledge-bases/{}/documents", args.knowledge_base);
-    let mut present = list_present(&client, &documents)?;
-    let files = find_files(&args.dir)?;
+    let Folder { files, failures } = find_files(&args.dir)?;
     if files.is_empty() {
         bail!("{} has no HTML, Markdown, text or PDF file", args.dir.display());
     }
-    let metadata: Map<String, Value> = args.metadata.iter().cloned().collect();
-    let bar = progress_bar(files.len(), args.json);
-    let report = Mutex::new(Report::default());
-    let next = AtomicUsize::new(0);
-    let send_files = || {
-        while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let outcome = send(&client, &documents, file, present.get(&file.external_id), args, &metadata);
-            let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
-            report.note(file, outcome, present.contains_key(&file.external_id));
-            bar.inc(1);
-            bar.set_message(format!("{} chunks", report.chunks));
-        }
+    let base = format!("/knowledge-bases/{}", encode(&args.knowledge_base));
+    let target = Target {
+        client: Client::new(&args.server),
+        documents: format!("{base}/documents"),
+        source_url_prefix: args.source_url_prefix.clone(),
+        metadata: args.metadata.iter().cloned().collect(),
     };
-    std::thread::scope(|scope| {
-        for _ in 0..args.concurrency {
-            scope.spawn(send_files);
+    let version = target.client.get(&base)?["version"].as_u64().unwrap_or_default();
+    let present = target.list_present()?;
+    let all_seen = failures.is_empty();
+    let report = Mutex::new(Report { version, failures, ..Report::default() });
+    let bar = progress_bar(files.len(), args.json);
+    let stop = AtomicBool::new(false);
+
+    in_parallel(&files, args.concurrency, |file| {
+        if stop.load(Ordering::Relaxed) {
+            lock(&report).not_tried += 1;
+            return;
         }
+        let before = present.get(&file.external_id);
+        let outcome = target.send(file, before);
+        if outcome.as_ref().is_err_and(is_about_the_server) {
+            stop.store(true, Ordering::Relaxed);
+        }
+        let mut report = lock(&report);
+        report.note_file(file, outcome, before.is_some());
+        bar.inc(1);
+        bar.set_message(format!("{} chunks", report.chunks));
     });
     bar.finish_and_clear();
-    let mut report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if args.delete {
-        files.iter().for_each(|file| drop(present.remove(&file.external_id)));
-        for external_id in present.keys() {
-            match client.delete(&document_path(&documents, external_id)) {
-                Ok(deletion) => {
-                    report.deleted += 1;
-                    report.version = report.version.max(deletion["version"].as_u64().unwrap_or_default());
-                }
-                Err(error) => report.failures.push(format!("{external_id}: {error:#}")),
-            }
-        }
+
+    // What could not be seen or sent may well be there still.
+    if args.delete && all_seen && !stop.load(Ordering::Relaxed) {
+        let kept: HashSet<&str> = files.iter().map(|file| file.external_id.as_str()).collect();
+        let is_gone = |id: &str, document: &Present| !kept.contains(id) && target.is_of_this_folder(id, document);
+        let gone: Vec<&str> =
+            present.iter().filter(|(id, document)| is_gone(id, document)).map(|(id, _)| id.as_str()).collect();
+        in_parallel(&gone, args.concurrency, |id| {
+            let outcome = target.client.delete(&target.document_path(id));
+            lock(&report).note_deletion(id, outcome);
+        });
     }
-    tell(&report, started.elapsed(), args.json)?;
+    let report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
+    report.tell(started.elapsed(), args.json)?;
     Ok(if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Calls `work` with each item, on `threads` threads.
+fn in_parallel<T: Sync>(items: &[T], threads: u16, work: impl Fn(&T) + Sync) {
+    let next = AtomicUsize::new(0);
+    let take_and_work = || {
+        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+            work(item);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..usize::from(threads).min(items.len()) {
+            scope.spawn(take_and_work);
+        }
+    });
+}
+
+fn lock(report: &Mutex<Report>) -> std::sync::MutexGuard<'_, Report> {
+    report.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn is_about_the_server(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<CallError>().is_some_and(CallError::is_about_the_server)
+}
+
 impl Report {
-    fn note(&mut self, file: &File, outcome: anyhow::Result<Option<Value>>, was_present: bool) {
+    fn note_file(&mut self, file: &File, outcome: anyhow::Result<Option<Value>>, was_present: bool) {
         match outcome {
             Ok(None) => self.unchanged += 1,
             Ok(Some(receipt)) => {
@@ -142,99 +196,162 @@ impl Report {
                     (_, true) => self.updated += 1,
                     (_, false) => self.added += 1,
                 }
-                self.chunks += receipt["chunks"].as_u64().unwrap_or_default();
+                if receipt["status"] != "unchanged" {
+                    self.chunks += receipt["chunks"].as_u64().unwrap_or_default();
+                }
                 self.version = self.version.max(receipt["version"].as_u64().unwrap_or_default());
             }
             Err(error) => self.failures.push(format!("{}: {error:#}", file.path.display())),
         }
     }
+
+    fn note_deletion(&mut self, external_id: &str, outcome: Result<Value, CallError>) {
+        match outcome {
+            Ok(deletion) => {
+                self.deleted += 1;
+                self.version = self.version.max(deletion["version"].as_u64().unwrap_or_default());
+            }
+            Err(error) => self.failures.push(format!("{external_id}: {:#}", anyhow::Error::new(error))),
+        }
+    }
+
+    fn tell(&self, took: Duration, json: bool) -> std::io::Result<()> {
+        let mut err = std::io::stderr().lock();
+        for failure in self.failures.iter().take(FAILURES_TOLD_MAX) {
+            writeln!(err, "failed: {failure}")?;
+        }
+        if self.failures.len() > FAILURES_TOLD_MAX {
+            writeln!(err, "… and {} more", self.failures.len() - FAILURES_TOLD_MAX)?;
+        }
+        if self.not_tried > 0 {
+            writeln!(err, "{} files were not tried; run the same command again to go on", self.not_tried)?;
+        }
+        let mut out = std::io::stdout().lock();
+        let Self { added, updated, unchanged, deleted, chunks, version, failures, not_tried } = self;
+        let (failed, seconds) = (failures.len() + not_tried, took.as_secs_f64());
+        if json {
+            let object = json!({
+                "added": added, "updated": updated, "unchanged": unchanged, "deleted": deleted, "failed": failed,
+                "chunks": chunks, "seconds": seconds, "version": version,
+            });
+            return writeln!(out, "{object}");
+        }
+        writeln!(
+            out,
+            "{added} added, {updated} updated, {unchanged} unchanged, {deleted} deleted, {failed} failed; {chunks} chunks \
+             in {seconds:.1} s ({:.0} a second)",
+            *chunks as f64 / seconds.max(1e-3)
+        )
+    }
 }
 
-/// Sends `file` unless the server has the very same; then there is no receipt.
-fn send(
-    client: &Client,
-    documents: &str,
-    file: &File,
-    present: Option<&Present>,
-    args: &IngestArgs,
-    metadata: &Map<String, Value>,
-) -> anyhow::Result<Option<Value>> {
-    let content = std::fs::read(&file.path).context("cannot be read")?;
-    let source_url = args
-        .source_url_prefix
-        .as_ref()
-        .map(|prefix| format!("{}/{}", prefix.trim_end_matches('/'), encode_path(&file.external_id)));
-    let is_same = |present: &Present| {
-        present.content_sha256 == hex::encode(Sha256::digest(&content))
-            && present.mime_type == file.media_type.as_str()
-            && present.source_url == source_url
-            && present.metadata.as_object() == Some(metadata)
-    };
-    if present.is_some_and(is_same) {
-        return Ok(None);
+impl Target {
+    /// Sends `file` unless the server has the very same; then there is no receipt.
+    fn send(&self, file: &File, present: Option<&Present>) -> anyhow::Result<Option<Value>> {
+        let content = std::fs::read(&file.path).context("cannot be read")?;
+        let source_url = self.source_url(&file.external_id);
+        let is_same = |present: &Present| {
+            present.content_sha256 == hex::encode(Sha256::digest(&content))
+                && present.mime_type == file.media_type.as_str()
+                && present.source_url == source_url
+                && present.metadata == self.metadata
+        };
+        if present.is_some_and(is_same) {
+            return Ok(None);
+        }
+        let mut query = Vec::new();
+        if let Some(url) = source_url {
+            query.push(("source_url", url));
+        }
+        if !self.metadata.is_empty() {
+            query.push(("metadata", serde_json::to_string(&self.metadata)?));
+        }
+        let path = self.document_path(&file.external_id);
+        Ok(Some(self.client.put(&path, &query, file.media_type.as_str(), &content)?))
     }
-    let mut query = Vec::new();
-    if let Some(url) = &source_url {
-        query.push(("source_url", url.clone()));
+
+    fn list_present(&self) -> Result<BTreeMap<String, Present>, CallError> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let all = self.client.list(&self.documents)?.into_iter().map(|mut document| {
+            let metadata = match document["metadata"].take() {
+                Value::Object(metadata) => metadata,
+                _ => Map::new(),
+            };
+            let present = Present {
+                content_sha256: text(&document["content_sha256"]),
+                mime_type: text(&document["mime_type"]),
+                source_url: document["source_url"].as_str().map(str::to_owned),
+                metadata,
+            };
+            (text(&document["external_id"]), present)
+        });
+        Ok(all.collect())
     }
-    if !metadata.is_empty() {
-        query.push(("metadata", serde_json::to_string(metadata)?));
+
+    /// Whether a run with the same arguments would have made this document, as far as one can tell.
+    fn is_of_this_folder(&self, external_id: &str, document: &Present) -> bool {
+        self.source_url_prefix.as_ref().is_none_or(|_| document.source_url == self.source_url(external_id))
+            && self.metadata.iter().all(|(key, value)| document.metadata.get(key) == Some(value))
     }
-    let path = document_path(documents, &file.external_id);
-    client.put(&path, &query, file.media_type.as_str(), &content).map(Some)
+
+    fn source_url(&self, external_id: &str) -> Option<String> {
+        let prefix = self.source_url_prefix.as_ref()?.trim_end_matches('/');
+        Some(format!("{prefix}/{}", encode_path(external_id)))
+    }
+
+    fn document_path(&self, external_id: &str) -> String {
+        format!("{}/{}", self.documents, encode(external_id))
+    }
 }
 
-/// Every file below `dir` of a known kind, by external id.
-fn find_files(dir: &Path) -> anyhow::Result<Vec<File>> {
-    let mut files = Vec::new();
+/// Every file below `dir` of a kind that can be read.
+///
+/// # Errors
+/// If `dir` itself cannot be read; for parts of it that cannot, the folder has failures.
+fn find_files(dir: &Path) -> anyhow::Result<Folder> {
+    std::fs::read_dir(dir).with_context(|| format!("the folder {} cannot be read", dir.display()))?;
+    let mut folder = Folder::default();
     // A folder of documents is no checkout: what git ignores, such as built manuals, is wanted.
     let walk = ignore::WalkBuilder::new(dir)
-        .git_ignore(false)
-        .git_global(false)
-        .git_exclude(false)
-        .ignore(false)
+        .standard_filters(false)
+        .hidden(true)
         .follow_links(true)
+        .filter_entry(|entry| !is_sphinx_sources(entry.path()))
         .build();
     for entry in walk {
-        let entry = entry.with_context(|| format!("the folder {} cannot be read", dir.display()))?;
-        let extension = entry.path().extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        let kind = match extension.to_ascii_lowercase().as_str() {
-            "html" | "htm" | "xhtml" => "text/html",
-            "md" | "markdown" => "text/markdown",
-            "txt" | "text" => "text/plain",
-            "pdf" => "application/pdf",
-            _ => continue,
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => {
+                folder.failures.push(error.to_string());
+                continue;
+            }
         };
+        let name = entry.file_name().to_string_lossy();
+        let Some(media_type) = MediaType::of_file_name(&name) else { continue };
         if !entry.file_type().is_some_and(|kind| kind.is_file()) {
             continue;
         }
         let below = entry.path().strip_prefix(dir).unwrap_or(entry.path());
-        let Some(external_id) = below.to_str().map(|path| path.replace(std::path::MAIN_SEPARATOR, "/")) else {
-            bail!("the name of {} is not UTF-8", entry.path().display());
-        };
-        let media_type = MediaType::parse(kind).context("a media type of ingest's own")?;
-        files.push(File { path: entry.path().to_owned(), external_id, media_type });
+        match below.to_str() {
+            Some(below) => {
+                let external_id = below.replace(std::path::MAIN_SEPARATOR, "/");
+                folder.files.push(File { path: entry.path().to_owned(), external_id, media_type });
+            }
+            None => folder.failures.push(format!("{}: the name is not UTF-8", entry.path().display())),
+        }
     }
-    files.sort_by(|a, b| a.external_id.cmp(&b.external_id));
-    Ok(files)
+    folder.files.sort_by(|a, b| a.external_id.cmp(&b.external_id));
+    Ok(folder)
 }
 
-fn list_present(client: &Client, documents: &str) -> anyhow::Result<BTreeMap<String, Present>> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let all = client.list(documents)?.into_iter().map(|mut document| {
-        let present = Present {
-            content_sha256: text(&document["content_sha256"]),
-            mime_type: text(&document["mime_type"]),
-            source_url: document["source_url"].as_str().map(str::to_owned),
-            metadata: document["metadata"].take(),
-        };
-        (text(&document["external_id"]), present)
-    });
-    Ok(all.collect())
+/// The folder in which Sphinx's HTML keeps the sources of its pages: the same text a second time.
+fn is_sphinx_sources(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == "_sources") && path.with_file_name("_static").is_dir()
 }
 
-fn document_path(documents: &str, external_id: &str) -> String {
-    format!("{documents}/{}", percent_encoding::utf8_percent_encode(external_id, percent_encoding::NON_ALPHANUMERIC))
+/// `text` as one part of a path.
+fn encode(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
 /// `path` as part of a URL, its slashes kept.
@@ -250,45 +367,14 @@ fn metadata(text: &str) -> Result<(String, Value), String> {
 }
 
 fn progress_bar(files: usize, json: bool) -> ProgressBar {
-    let target = if json || !std::io::stderr().is_terminal() {
-        ProgressDrawTarget::hidden()
-    } else {
-        ProgressDrawTarget::stderr()
-    };
+    // Draws nothing where standard error is no terminal.
+    let target = if json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} files, {msg}, {elapsed} (about {eta} left)");
     let bar = ProgressBar::with_draw_target(Some(files as u64), target);
     match style {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
-}
-
-fn tell(report: &Report, took: Duration, json: bool) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    for failure in report.failures.iter().take(FAILURES_TOLD_MAX) {
-        eprintln!("failed: {failure}");
-    }
-    if report.failures.len() > FAILURES_TOLD_MAX {
-        eprintln!("… and {} more", report.failures.len() - FAILURES_TOLD_MAX);
-    }
-    if json {
-        let object = json!({
-            "added": report.added, "updated": report.updated, "unchanged": report.unchanged, "deleted": report.deleted,
-            "failed": report.failures.len(), "chunks": report.chunks, "version": report.version,
-            "seconds": took.as_secs_f64(),
-        });
-        writeln!(out, "{object}")?;
-    } else {
-        let Report { added, updated, unchanged, deleted, chunks, .. } = report;
-        let (failed, seconds) = (report.failures.len(), took.as_secs_f64());
-        writeln!(
-            out,
-            "{added} added, {updated} updated, {unchanged} unchanged, {deleted} deleted, {failed} failed; {chunks} chunks \
-             in {seconds:.1} s ({:.0} a second)",
-            *chunks as f64 / seconds.max(1e-3)
-        )?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -306,17 +392,63 @@ mod tests {
     #[test]
     fn files_of_known_kinds_are_found_by_their_path_below_the_folder() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("sub")).unwrap();
-        for name in ["b.HTML", "a.md", "sub/c.txt", "sub/d.png", ".hidden.md", ".gitignore"] {
+        for folder in ["sub", "_sources", "_static", "sub/_sources"] {
+            std::fs::create_dir(dir.path().join(folder)).unwrap();
+        }
+        let names = ["b.HTML", "a.md", "sub/c.txt", "sub/d.png", ".hidden.md", ".gitignore", ".ignore"];
+        for name in names.into_iter().chain(["_sources/a.rst.txt", "sub/_sources/e.txt"]) {
             std::fs::write(dir.path().join(name), "a.md").unwrap();
         }
-        let found: Vec<_> = find_files(dir.path()).unwrap().into_iter().map(|file| file.external_id).collect();
-        assert_eq!(found, ["a.md", "b.HTML", "sub/c.txt"]);
+        std::os::unix::fs::symlink(dir.path().join("sub/c.txt"), dir.path().join("link.txt")).unwrap();
+        let folder = find_files(dir.path()).unwrap();
+        let found: Vec<_> = folder.files.into_iter().map(|file| file.external_id).collect();
+        assert_eq!(found, ["a.md", "b.HTML", "link.txt", "sub/_sources/e.txt", "sub/c.txt"]);
+        assert_eq!(folder.failures, [""; 0]);
+        assert!(find_files(&dir.path().join("none")).is_err());
+        assert!(find_files(&dir.path().join("a.md")).is_err());
+    }
+
+    #[test]
+    fn a_part_that_cannot_be_looked_at_is_a_failure_and_not_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.md"), "a").unwrap();
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("circle")).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("none.md"), dir.path().join("dangling.md")).unwrap();
+        let folder = find_files(dir.path()).unwrap();
+        assert_eq!((folder.files.len(), folder.failures.len()), (1, 2), "{:?}", folder.failures);
+    }
+
+    fn target(source_url_prefix: Option<&str>, metadata: Value) -> Target {
+        Target {
+            client: Client::new(&ServerArgs { url: "http://127.0.0.1:9".into(), key: String::new() }),
+            documents: "/d".into(),
+            source_url_prefix: source_url_prefix.map(str::to_owned),
+            metadata: metadata.as_object().unwrap().clone(),
+        }
     }
 
     #[test]
     fn paths_are_encoded_for_urls() {
-        assert_eq!(document_path("/d", "a b/ü.md"), "/d/a%20b%2F%C3%BC%2Emd");
-        assert_eq!(encode_path("a b/ü.md"), "a%20b/%C3%BC.md");
+        let target = target(Some("https://a.b/c/"), json!({}));
+        assert_eq!(target.document_path("a b/ü.md"), "/d/a%20b%2F%C3%BC%2Emd");
+        assert_eq!(target.source_url("a b/ü.md").unwrap(), "https://a.b/c/a%20b/%C3%BC.md");
+    }
+
+    #[test]
+    fn only_documents_of_the_folder_are_taken_for_vanished() {
+        let document = |source_url: Option<&str>, metadata: Value| Present {
+            content_sha256: String::new(),
+            mime_type: String::new(),
+            source_url: source_url.map(str::to_owned),
+            metadata: metadata.as_object().unwrap().clone(),
+        };
+        let is_ours = |target: &Target, document: &Present| target.is_of_this_folder("x", document);
+        assert!(is_ours(&target(None, json!({})), &document(Some("http://a"), json!({"k": 1}))));
+        let ours = target(Some("http://a"), json!({"k": 1}));
+        assert!(is_ours(&ours, &document(Some("http://a/x"), json!({"k": 1, "more": true}))));
+        assert!(!is_ours(&ours, &document(Some("http://b/x"), json!({"k": 1}))));
+        assert!(!is_ours(&ours, &document(None, json!({"k": 1}))));
+        assert!(!is_ours(&ours, &document(Some("http://a/x"), json!({"k": 2}))));
+        assert!(!is_ours(&ours, &document(Some("http://a/x"), json!({}))));
     }
 }

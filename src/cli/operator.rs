@@ -18,19 +18,32 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Finds the database, starting the private one for the length of the command if no server runs on it.
+    /// Finds the database, starting the private one for the length of the command if no server runs on it, and brings its
+    /// schema up to date where that is allowed.
     ///
     /// # Errors
     /// If it cannot be started or reached, or its schema is not the one this binary knows.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
+        Self::connect_with(config, true).await
+    }
+
+    /// The same, but changes nothing.
+    ///
+    /// # Errors
+    /// As [`Operator::connect`].
+    pub async fn connect_as_it_is(config: &Config) -> anyhow::Result<Self> {
+        Self::connect_with(config, false).await
+    }
+
+    async fn connect_with(config: &Config, may_migrate: bool) -> anyhow::Result<Self> {
         let cluster = match config.database.url {
             Some(_) => None,
             None => Some(EmbeddedCluster::connect_or_start(&config.server.data_dir, &config.database).await?),
         };
         let connections = store::Connections::from_config(&config.database, cluster.as_ref())?;
         match &connections.owner {
-            Some(owner) => drop(store::migrate(owner).await?),
-            None => store::check_schema(&connections.service).await?,
+            Some(owner) if may_migrate => drop(store::migrate(owner).await?),
+            _ => store::check_schema(&connections.service).await?,
         }
         let runtime = tokio::runtime::Handle::current();
         let store = Store::connect(&connections, &config.database, &runtime).await?;

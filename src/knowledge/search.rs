@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use tertulia_index::{Answer, Filter, Fusion, Mode, Query, SearchError, fuse};
+use tertulia_index::{Answer, Filter, Fusion, LIST_LEN_MIN, Mode, Query, SearchError, fuse};
 
 use super::{Base, BaseKey, Knowledge};
 use crate::{
@@ -38,7 +38,10 @@ pub struct SearchRequest {
 }
 
 /// Ranked chunks, best first, by the source that found them.
-#[expect(clippy::large_enum_variant, reason = "there is one of it for an answer, and the larger variant is the usual one")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one of it for an answer, and the larger variant is the usual one"
+)]
 pub enum Found {
     /// By the in-process index.
     Memory(Answer),
@@ -133,7 +136,10 @@ impl Knowledge {
         {
             return Err(search_error(SearchError::UnknownKey { key: unknown.key, known: unknown.known }));
         }
-        let limit = 2 * request.top_k;
+        let limit = match request.mode {
+            Mode::Hybrid => (2 * request.top_k).max(LIST_LEN_MIN),
+            Mode::Semantic | Mode::Keyword => request.top_k,
+        };
         let filter = request.filter.as_ref().map(Filter::to_json);
         let semantic = match request.mode {
             Mode::Keyword => Vec::new(),

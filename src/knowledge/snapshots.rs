@@ -54,7 +54,8 @@ impl Snapshots {
             Ok(index) => Some(index),
             Err(RestoreError::Missing) => None,
             Err(error) => {
-                tracing::warn!(folder = %folder.display(), %error, "snapshot ignored and removed; building from postgres");
+                let error = anyhow::Error::new(error);
+                tracing::warn!(folder = %folder.display(), error = format!("{error:#}"), "snapshot ignored and removed; building from postgres");
                 remove_folder(&folder);
                 None
             }
@@ -65,7 +66,8 @@ impl Snapshots {
     pub fn save(&self, key: BaseKey, generation_id: Uuid, index: &Index) {
         let folder = self.folder(key, generation_id);
         if let Err(error) = index.snapshot(&folder) {
-            tracing::warn!(folder = %folder.display(), %error, "snapshot not written; the old one stays");
+            let error = anyhow::Error::new(error);
+            tracing::warn!(folder = %folder.display(), error = format!("{error:#}"), "snapshot not written; the old one stays");
         }
     }
 

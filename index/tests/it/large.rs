@@ -120,16 +120,18 @@ fn a_batch_is_seen_whole_while_everything_is_moved() {
     thread::scope(|scope| {
         let maintenance = scope.spawn(|| {
             let mut merges = 0;
-            while !done.load(SeqCst) {
+            loop {
                 merges += usize::from(index.maintain());
+                if done.load(SeqCst) {
+                    return merges;
+                }
             }
-            merges
         });
         let searches = scope.spawn(|| {
             let filter = Filter::from_json(&json!({ "type": "exists", "key": "round" })).expect("a filter");
             let embedding = vec![1.0; draw::DIMENSIONS];
             let mut answers = 0;
-            while !done.load(SeqCst) {
+            loop {
                 let query = Query {
                     text: "vacuum",
                     embedding: Some(&embedding),
@@ -146,8 +148,10 @@ fn a_batch_is_seen_whole_while_everything_is_moved() {
                     assert_eq!(metadata["round"], answer.version);
                 }
                 answers += 1;
+                if done.load(SeqCst) {
+                    return answers;
+                }
             }
-            answers
         });
         let rng = &mut StdRng::seed_from_u64(9);
         for version in 2..=ROUNDS {

@@ -72,6 +72,9 @@ impl MediaType {
     }
 }
 
+/// Characters of a title; a longer one is cut there. It stands in every hit of its document.
+const TITLE_CHARS_MAX: usize = 1_000;
+
 /// A document, read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Extracted {
@@ -155,12 +158,18 @@ pub enum ExtractError {
 /// [`ExtractError`], for text that is not in its charset and PDFs that cannot be read. HTML is always read somehow, as
 /// browsers do.
 pub fn extract(content: &[u8], media_type: &MediaType) -> Result<Extracted, ExtractError> {
-    match media_type.format {
-        Format::Html => Ok(html::read(&html::decode(content, media_type.charset))),
-        Format::Markdown => Ok(markdown::read(&decode_strictly(content, media_type.charset)?)),
-        Format::Text => Ok(text::read(&decode_strictly(content, media_type.charset)?)),
-        Format::Pdf => pdf::read(content),
+    let mut extracted = match media_type.format {
+        Format::Html => html::read(&html::decode(content, media_type.charset)),
+        Format::Markdown => markdown::read(&decode_strictly(content, media_type.charset)?),
+        Format::Text => text::read(&decode_strictly(content, media_type.charset)?),
+        Format::Pdf => pdf::read(content)?,
+    };
+    if let Some(title) = &mut extracted.title
+        && let Some((end, _)) = title.char_indices().nth(TITLE_CHARS_MAX)
+    {
+        title.truncate(end);
     }
+    Ok(extracted)
 }
 
 /// `content` as text: by its byte order mark, else in `charset`, else in UTF-8.
@@ -252,6 +261,13 @@ mod tests {
             let text = format!("{extracted:?}");
             assert!(!text.contains("\\0") && !text.contains("\\u{"), "{media_type}: {text}");
         }
+    }
+
+    #[test]
+    fn a_title_is_bounded() {
+        let long = format!("# {}", "é".repeat(2 * TITLE_CHARS_MAX));
+        let extracted = extract(long.as_bytes(), &MediaType::parse("text/markdown").unwrap()).unwrap();
+        assert_eq!(extracted.title.unwrap().chars().count(), TITLE_CHARS_MAX);
     }
 
     #[test]
