@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/server.sh
 
-readonly QUESTION="how do I see which queries are running right now"
+readonly QUESTION="how do I stop sessions that are idle in transaction"
 
 trap stop_server EXIT
 trap 'exit 0' INT TERM HUP
@@ -20,7 +20,8 @@ knowledge_base=$(ensure_knowledge_base manual)
 
 if compgen -G 'demo/postgresql/*.html' >/dev/null; then
     echo "Putting PostgreSQL's manual into the knowledge base (the next time only what changed) …"
-    "$binary" ingest demo/postgresql --knowledge-base "$knowledge_base"
+    "$binary" ingest demo/postgresql --knowledge-base "$knowledge_base" \
+        --source-url-prefix https://www.postgresql.org/docs/current/
 fi
 
 printf '\n> %s\n\n' "$QUESTION"
@@ -41,11 +42,11 @@ cat <<BLOCK
   Stop with Ctrl-C. 'make clean-data' removes what was stored.
 ────────────────────────────────────────────────────────────────────────────────────────────────
 
-The server's log:
+The server's log (all of it is in $server_log):
 BLOCK
 
 # Ends with the server; as a background job it ignores Ctrl-C, so that it also shows how the server stops.
-tail -n +1 -s 0.2 -f --pid="$server_pid" "$server_log" &
+tail -n 3 -s 0.2 -f --pid="$server_pid" "$server_log" &
 tail_pid=$!
 trap 'stop_server; wait "$tail_pid" || true; exit 0' INT TERM HUP
 # The server's own end is told by its exit code.

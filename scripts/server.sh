@@ -74,7 +74,7 @@ ensure_access() {
         if ! "$binary" tenant list --data-dir "$data_dir" | awk -v name="$tenant" '$2 == name { found = 1 } END { exit !found }'; then
             "$binary" tenant create "$tenant" --tier enterprise --data-dir "$data_dir" >/dev/null
         fi
-        TERTULIA_KEY=$("$binary" key create --tenant "$tenant" --name demo --data-dir "$data_dir" | head -n 1)
+        TERTULIA_KEY=$("$binary" key create --tenant "$tenant" --name demo --data-dir "$data_dir" | sed -n 1p)
         (umask 077 && printf 'TERTULIA_KEY=%q\n' "$TERTULIA_KEY" >"$file")
         export TERTULIA_KEY
     fi
@@ -83,8 +83,8 @@ ensure_access() {
 # ensure_knowledge_base NAME: prints the id of the one of that name, which is made if it is missing.
 ensure_knowledge_base() {
     local id
-    id=$("$binary" knowledge-base list | awk -v name="$1" '$2 == name { print $1; exit }')
-    if [[ -z $id ]]; then id=$("$binary" knowledge-base create "$1" | awk '{ print $NF; exit }'); fi
+    id=$("$binary" knowledge-base list | awk -v name="$1" '$2 == name && !seen++ { print $1 }')
+    if [[ -z $id ]]; then id=$("$binary" knowledge-base create "$1" | awk 'NR == 1 { print $NF }'); fi
     printf '%s\n' "$id"
 }
 

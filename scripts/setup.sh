@@ -65,7 +65,7 @@ make_scratch() {
 }
 
 # at_least HAVE WANTED: compares versions.
-at_least() { [[ $(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1) == "$2" ]]; }
+at_least() { [[ $(printf '%s\n%s\n' "$2" "$1" | sort -V | sed -n 1p) == "$2" ]]; }
 
 # ---- packages ----
 
@@ -116,7 +116,7 @@ postgres_bin() {
     for program in /usr/lib/postgresql/*/bin/postgres "$(command -v postgres || true)"; do
         program=$(readlink -f "$program" || true)
         if [[ -x $program && -x ${program%/*}/initdb ]]; then
-            version=$("$program" --version | grep -oE '[0-9]+' | head -n 1)
+            version=$("$program" --version | grep -oE '[0-9]+' | sed -n 1p)
             if ((version >= POSTGRES_MIN)); then printf '%s %s\n' "$version" "${program%/*}"; fi
         fi
     done | sort -n | tail -n 1 | cut -d ' ' -f 2
@@ -173,7 +173,7 @@ install_postgres() {
     begin "PostgreSQL" "the database; the server runs a private one if it is given none"
     refresh_apt
     local package
-    package=$(apt-cache depends --important postgresql | awk '$2 ~ /^postgresql-[0-9]+$/ { print $2; exit }')
+    package=$(apt-cache depends --important postgresql | awk '$2 ~ /^postgresql-[0-9]+$/ && !seen++ { print $2 }')
     [[ -n $package ]] || fail "apt knows no PostgreSQL"
     ((${package##*-} >= POSTGRES_MIN)) || fail "apt has only $package; add PostgreSQL's own apt repository, or move to a newer release"
     install_packages "$package"
@@ -183,7 +183,7 @@ install_pgvector() {
     local bin version
     bin=$(postgres_bin)
     if has_pgvector "$bin"; then return; fi
-    version=$("$bin/postgres" --version | grep -oE '[0-9]+' | head -n 1)
+    version=$("$bin/postgres" --version | grep -oE '[0-9]+' | sed -n 1p)
     begin "pgvector" "vectors in PostgreSQL $version"
     refresh_apt
     if has_package "postgresql-$version-pgvector"; then
@@ -201,7 +201,7 @@ build_pgvector() {
     begin "pgvector's source" "this release has no package of it; it is built for PostgreSQL $version"
     install_packages build-essential "postgresql-server-dev-$version"
     mirror=$(apt-get indextargets --format "\$(ORIGIN)/\$(LABEL) \$(SITE)" 'Created-By: Packages' |
-        awk '$1 == "Debian/Debian" { print $2; exit }')
+        awk '$1 == "Debian/Debian" && !seen++ { print $2 }')
     [[ -n $mirror ]] || fail "none of this machine's apt sources is Debian's; install pgvector for PostgreSQL $version by hand"
     make_scratch
     folder=$scratch/pgvector
@@ -260,7 +260,7 @@ install_documents() {
         return
     fi
     local version
-    version=$("$(postgres_bin)/postgres" --version | grep -oE '[0-9]+' | head -n 1)
+    version=$("$(postgres_bin)/postgres" --version | grep -oE '[0-9]+' | sed -n 1p)
     refresh_apt
     scripts/documents.sh demo/postgresql "postgresql-doc-$version"
 }

@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use pgvector::Vector;
 use tertulia_index::Encoder;
 use tokio::task::LocalSet;
-use tokio_postgres::{Client, NoTls, Statement};
+use tokio_postgres::{Client, NoTls, Row, Statement};
 use uuid::Uuid;
 
 use crate::{
@@ -25,15 +25,15 @@ const EF_SEARCH: u32 = 64;
 /// and weights. Any of the question's words may match: with all of them required, most questions find nothing.
 const SEARCH: &str = "
 WITH question AS (
-    SELECT replace(plainto_tsquery('english', $2)::text, ' & ', ' | ')::tsquery AS words
+    SELECT replace(plainto_tsquery('english', $2::text)::text, ' & ', ' | ')::tsquery AS words
 ),
 semantic AS (
     SELECT id, row_number() OVER (ORDER BY distance, id) AS place
     FROM (
-        SELECT id, embedding <=> $1 AS distance
+        SELECT id, embedding <=> $1::vector AS distance
         FROM loadtest.chunks
-        ORDER BY embedding <=> $1
-        LIMIT 2 * $3
+        ORDER BY embedding <=> $1::vector
+        LIMIT 2 * $3::bigint
     ) AS nearest
 ),
 keyword AS (
@@ -43,19 +43,22 @@ keyword AS (
         FROM loadtest.chunks, question
         WHERE chunks.words @@ question.words
         ORDER BY score DESC
-        LIMIT 2 * $3
+        LIMIT 2 * $3::bigint
     ) AS ranked
 ),
 fused AS (
     SELECT id, coalesce(1.0 / (10 + semantic.place), 0) + coalesce(2.0 / (10 + keyword.place), 0) AS score
     FROM semantic FULL JOIN keyword USING (id)
     ORDER BY score DESC, id
-    LIMIT $3
+    LIMIT $3::bigint
 )
 SELECT chunks.id, chunks.document_id, chunks.external_id, chunks.title, chunks.source_url, chunks.heading,
     chunks.ordinal, chunks.content, chunks.metadata::text, fused.score::real
 FROM fused JOIN loadtest.chunks USING (id)
 ORDER BY fused.score DESC, fused.id";
+
+const VERSION: &str = "
+SELECT current_setting('server_version') || ', pgvector ' || extversion FROM pg_extension WHERE extname = 'vector'";
 
 /// Connections to a database that is ready to be searched.
 pub(crate) struct SqlPeers {
@@ -71,7 +74,7 @@ impl SqlPeers {
     /// Makes the copy of the chunks if there is none of this state of the knowledge base.
     ///
     /// # Errors
-    /// If the database cannot be reached or the role may not do that.
+    /// If the database cannot be reached, the role may not do that, or a question finds nothing.
     pub(crate) fn prepare(
         url: &str,
         knowledge_base: Uuid,
@@ -79,22 +82,29 @@ impl SqlPeers {
         questions: &[String],
         top_k: u32,
     ) -> anyhow::Result<Self> {
-        let config: tokio_postgres::Config = url.parse().context("--postgres-url is no address of a database")?;
+        let mut peers = Self {
+            config: url.parse().context("--postgres-url is no address of a database")?,
+            encoder: Arc::new(encoder),
+            questions: questions.to_vec(),
+            top_k,
+            chunks: 0,
+            version: String::new(),
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (chunks, version) = LocalSet::new().block_on(&runtime, async {
-            let client = connect(&config).await?;
-            copy(&client, knowledge_base, encoder.dimensions()).await?;
-            let chunks = client.query_one("SELECT count(*) FROM loadtest.chunks", &[]).await?.get(0);
-            let row = client
-                .query_one(
-                    "SELECT current_setting('server_version') || ', pgvector ' || extversion
-                     FROM pg_extension WHERE extname = 'vector'",
-                    &[],
-                )
-                .await?;
-            anyhow::Ok((chunks, row.get(0)))
+        LocalSet::new().block_on(&runtime, async {
+            let client = connect(&peers.config).await?;
+            copy(&client, knowledge_base, peers.encoder.dimensions()).await?;
+            peers.chunks = client.query_one("SELECT count(*) FROM loadtest.chunks", &[]).await?.get(0);
+            peers.version = client.query_one(VERSION, &[]).await?.get(0);
+            // Every question once, as the server is asked too: it fills the caches.
+            let peer = peers.connect(0).await?;
+            for question in questions {
+                let rows = peer.search(question).await.context("the search in SQL fails")?;
+                ensure!(!rows.is_empty(), "the search in SQL finds nothing for: {question}");
+            }
+            Ok(())
         })?;
-        Ok(Self { config, encoder: Arc::new(encoder), questions: questions.to_vec(), top_k, chunks, version })
+        Ok(peers)
     }
 
     /// What this peer is, for the report.
@@ -111,7 +121,9 @@ impl SqlPeers {
     /// If the database cannot be reached.
     pub(crate) async fn connect(&self, number: u64) -> anyhow::Result<SqlPeer> {
         let client = connect(&self.config).await?;
-        client.batch_execute(&format!("SET hnsw.ef_search = {EF_SEARCH}")).await?;
+        // Planned for each question: a plan for all of them would make the words anew for every row that it looks at.
+        let settings = format!("SET hnsw.ef_search = {EF_SEARCH}; SET plan_cache_mode = force_custom_plan");
+        client.batch_execute(&settings).await?;
         Ok(SqlPeer {
             search: client.prepare(SEARCH).await?,
             client,
@@ -210,13 +222,19 @@ pub(crate) struct SqlPeer {
     picker: Picker,
 }
 
+impl SqlPeer {
+    async fn search(&self, question: &str) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let embedding = Vector::from(self.encoder.encode_query(question));
+        self.client.query(&self.search, &[&embedding, &question, &self.top_k]).await
+    }
+}
+
 impl Peer for SqlPeer {
     async fn ask(&mut self, _turn: u64) -> Outcome {
-        let question = &self.questions[self.picker.pick()];
-        let embedding = Vector::from(self.encoder.encode_query(question));
-        match self.client.query(&self.search, &[&embedding, question, &self.top_k]).await {
+        let question = self.picker.pick();
+        match self.search(&self.questions[question]).await {
             Ok(_) => Outcome::Answered { server: None },
-            Err(error) => Outcome::Failed(error.code().map_or_else(|| "no answer".into(), |code| code.code().into())),
+            Err(error) => Outcome::Failed(error.to_string()),
         }
     }
 }
