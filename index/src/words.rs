@@ -1,10 +1,10 @@
 //! One sealed segment's inverted index, and BM25 over many segments.
 //!
 //! Score: BM25 with fields weighted as if a title's words stood in the text several times (Robertson, Zaragoza and
-//! Taylor, "Simple BM25 extension to multiple weighted fields", CIKM 2004): `Σ idf · tf / (tf + K)` with `K = K1 · (1
-//! - B + B · length / average length)`, `idf = ln(1 + (N - df + 0.5) / (df + 0.5))` as Lucene has it, and `tf` and
-//! lengths summed over fields by weight. N, df and average count live documents of all segments, exactly, so a score
-//! does not depend on how documents are spread over segments, nor on those that are gone.
+//! Taylor, "Simple BM25 extension to multiple weighted fields", CIKM 2004): `Σ idf · tf / (tf + K)` with
+//! `K = K1 · (1 - B + B · length / average length)`, `idf = ln(1 + (N - df + 0.5) / (df + 0.5))` as Lucene has it, and
+//! `tf` and lengths summed over fields by weight. N, df and average count live documents of all segments, exactly, so a
+//! score does not depend on how documents are spread over segments, nor on those that are gone.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
