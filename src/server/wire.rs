@@ -12,7 +12,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep, sleep_until},
 };
 
 use super::life::Life;
@@ -21,13 +21,17 @@ use super::life::Life;
 /// sending side and wait for the answer; or it is gone, and the work is stopped after this time.
 const HALF_CLOSED_MAX: Duration = Duration::from_secs(1);
 /// Longest that input is thrown away after the last answer, so that the client gets to read it.
-const LINGER_MAX: Duration = Duration::from_secs(2);
+const LINGER_MAX: Duration = Duration::from_secs(30);
+/// Longest pause in that input, after which nothing more is expected. The two are nginx's `lingering_time` and
+/// `lingering_timeout`, with a shorter pause.
+const LINGER_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// A client's socket.
 pub(super) struct Wire {
     stream: TcpStream,
     life: Arc<Life>,
     closing: Closing,
+    linger_end: Option<Instant>,
     /// Runs once the client's input has ended, or ours.
     alarm: Option<Pin<Box<Sleep>>>,
 }
@@ -43,7 +47,7 @@ enum Closing {
 
 impl Wire {
     pub(super) fn new(stream: TcpStream, life: Arc<Life>) -> Self {
-        Self { stream, life, closing: Closing::No, alarm: None }
+        Self { stream, life, closing: Closing::No, linger_end: None, alarm: None }
     }
 
     /// Writes down what came of a write.
@@ -58,6 +62,15 @@ impl Wire {
 
     fn poll_alarm(&mut self, cx: &mut Context<'_>, after: Duration) -> Poll<()> {
         self.alarm.get_or_insert_with(|| Box::pin(sleep(after))).as_mut().poll(cx)
+    }
+
+    /// The client goes on sending: it gets time for more, but not for ever.
+    fn linger(&mut self) {
+        let now = Instant::now();
+        let end = *self.linger_end.get_or_insert(now + LINGER_MAX);
+        let until = end.min(now + LINGER_PAUSE_MAX);
+        self.closing = Closing::Lingers;
+        self.alarm.get_or_insert_with(|| Box::pin(sleep_until(until))).as_mut().reset(until);
     }
 }
 
@@ -109,14 +122,14 @@ impl AsyncWrite for Wire {
             let mut input = ReadBuf::new(&mut ignored);
             match Pin::new(&mut self.stream).poll_read(cx, &mut input) {
                 Poll::Pending if self.closing == Closing::SaidSo => return Poll::Ready(Ok(())),
-                Poll::Ready(Ok(())) if !input.filled().is_empty() => self.closing = Closing::Lingers,
+                Poll::Ready(Ok(())) if !input.filled().is_empty() => self.linger(),
                 Poll::Pending => {
-                    ready!(self.poll_alarm(cx, LINGER_MAX));
+                    ready!(self.poll_alarm(cx, LINGER_PAUSE_MAX));
                     return Poll::Ready(Ok(()));
                 }
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
             }
-            if self.poll_alarm(cx, LINGER_MAX).is_ready() {
+            if self.poll_alarm(cx, LINGER_PAUSE_MAX).is_ready() {
                 return Poll::Ready(Ok(()));
             }
         }

@@ -88,6 +88,8 @@ impl Pool {
     /// A connection, waited for until `deadline` at most.
     pub(super) async fn get(&self, deadline: Option<Instant>) -> Result<Object, StoreError> {
         let outcome = match deadline {
+            // An idle connection would be given out all the same, for an answer that nobody waits for any more.
+            Some(deadline) if deadline <= Instant::now() => return Err(StoreError::Deadline),
             Some(deadline) => {
                 tokio::time::timeout_at(deadline, self.pool.get()).await.map_err(|_| StoreError::Deadline)?
             }
