@@ -42,7 +42,8 @@ fn chunks(encoder: &Encoder, html: &MediaType) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     for (number, page) in pages().iter().enumerate() {
         let (title, passages) = passages(encoder, page, html);
-        let texts: Vec<_> = passages.iter().map(|passage| format!("{}\n{}", passage.heading, passage.content)).collect();
+        let texts: Vec<_> =
+            passages.iter().map(|passage| format!("{}\n{}", passage.heading, passage.content)).collect();
         let document_id = Uuid::from_u128(number as u128);
         for (passage, embedding) in passages.into_iter().zip(encoder.encode_documents(&texts)) {
             chunks.push(Chunk {
@@ -112,7 +113,9 @@ fn ingest(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("ingest of 100 pages, a chunk");
     group.throughput(Throughput::Elements(count as u64)).sample_size(10);
     group.bench_function("extract", |bencher| {
-        bencher.iter(|| pages.iter().map(|page| extract::extract(page, &html)).for_each(|extracted| drop(black_box(extracted))));
+        bencher.iter(|| {
+            pages.iter().map(|page| extract::extract(page, &html)).for_each(|extracted| drop(black_box(extracted)))
+        });
     });
     group.bench_function("extract and split", |bencher| {
         bencher.iter(|| pages.iter().for_each(|page| drop(black_box(passages(&encoder, page, &html)))));

@@ -98,7 +98,8 @@ fn quantise(row: &[f32], codes: &mut [i8]) -> (RowScale, f32) {
         residual += left * left;
         length += f64::from(value) * f64::from(value);
     }
-    (RowScale { step, residual: at_least(residual.sqrt()) }, at_least(length.sqrt()))
+    let sum = codes.iter().map(|code| i32::from(*code)).sum();
+    (RowScale { step, residual: at_least(residual.sqrt()), sum }, at_least(length.sqrt()))
 }
 
 /// `value`, which f64 arithmetic may have left a little short, as an f32 that is not below it.
