@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Shortest list that is fused: below it, the ranks of the other list say too little about a chunk.
-pub const LIST_LEN_MIN: usize = 40;
+pub const LIST_LEN_MIN: usize = 20;
 /// Most keys that an error lists.
 const KNOWN_KEYS_MAX: usize = 20;
 

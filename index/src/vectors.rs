@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use thiserror::Error;
 
 use crate::bits::{Best, Bits, Candidate};
-use crate::kernels::{self, BLOCK, CODE_LANES, RowScale, ScanQuery};
+use crate::kernels::{self, BLOCK, CODE_LANES, RowScales, ScanQuery};
 
 /// The vectors of a segment: never changed once built.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct Vectors {
     rows: Vec<f32>,
     /// `[len * stride]`, each row padded with zeros.
     codes: Vec<i8>,
-    scales: Vec<RowScale>,
+    scales: RowScales,
     stride: usize,
     /// At least the length of the longest row, and of the longest row made from codes.
     length_max: f32,
@@ -50,22 +50,22 @@ impl Vectors {
         let stride = dimensions.next_multiple_of(CODE_LANES);
         let len = rows.len() / dimensions;
         let mut codes = vec![0_i8; len * stride];
-        let mut scales = Vec::with_capacity(len);
+        let mut scales = RowScales::with_capacity(len);
         let mut length_max = 0.0_f32;
         for ((at, row), codes) in rows.chunks_exact(dimensions).enumerate().zip(codes.chunks_exact_mut(stride)) {
             if !row.iter().all(|value| value.is_finite()) {
                 return Err(VectorsError::NotFinite { row: at });
             }
-            let (scale, length) = quantise(row, codes);
-            scales.push(scale);
-            length_max = length_max.max(length + scale.residual);
+            let Quantised { step, residual, length } = quantise(row, codes);
+            scales.push(step, residual, codes);
+            length_max = length_max.max(length + residual);
         }
         Ok(Self { dimensions, rows, codes, scales, stride, length_max })
     }
 
     /// How many rows there are.
     pub(crate) fn len(&self) -> usize {
-        self.scales.len()
+        self.scales.steps.len()
     }
 
     /// The row of a document of this segment.
@@ -80,12 +80,19 @@ impl Vectors {
 
     /// Bytes on the heap.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.rows.capacity() * size_of::<f32>() + self.codes.capacity() + self.scales.capacity() * size_of::<RowScale>()
+        self.rows.capacity() * size_of::<f32>() + self.codes.capacity() + self.scales.memory_bytes()
     }
 }
 
-/// Writes the codes of a row, and returns their scale and at least the row's length.
-fn quantise(row: &[f32], codes: &mut [i8]) -> (RowScale, f32) {
+/// What a row's codes mean, and at least how long it and what they leave out are.
+struct Quantised {
+    step: f32,
+    residual: f32,
+    length: f32,
+}
+
+/// Writes the codes of a row.
+fn quantise(row: &[f32], codes: &mut [i8]) -> Quantised {
     let largest = row.iter().fold(0.0_f32, |max, value| max.max(value.abs()));
     // A row too small for a step of its own is all residual.
     let step = if largest > 1e-30 { largest / 127.0 } else { 0.0 };
@@ -98,8 +105,7 @@ fn quantise(row: &[f32], codes: &mut [i8]) -> (RowScale, f32) {
         residual += left * left;
         length += f64::from(value) * f64::from(value);
     }
-    let sum = codes.iter().map(|code| i32::from(*code)).sum();
-    (RowScale { step, residual: at_least(residual.sqrt()), sum }, at_least(length.sqrt()))
+    Quantised { step, residual: at_least(residual.sqrt()), length: at_least(length.sqrt()) }
 }
 
 /// `value`, which f64 arithmetic may have left a little short, as an f32 that is not below it.

@@ -14,15 +14,31 @@ pub(crate) const CODE_LANES: usize = 64;
 /// How many rows share one entry of `maxima` in [`scan`], and one word of a bitset.
 pub(crate) const BLOCK: usize = 64;
 
-/// How codes of a row become a score.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct RowScale {
+/// How the codes of each row become a score.
+#[derive(Debug, Default)]
+pub(crate) struct RowScales {
     /// Value of a step of the row's codes.
-    pub(crate) step: f32,
+    pub(crate) steps: Vec<f32>,
     /// At least the length of what the codes leave out of the row.
-    pub(crate) residual: f32,
+    pub(crate) residuals: Vec<f32>,
     /// Sum of the row's codes.
-    pub(crate) sum: i32,
+    pub(crate) sums: Vec<i32>,
+}
+
+impl RowScales {
+    pub(crate) fn with_capacity(rows: usize) -> Self {
+        Self { steps: Vec::with_capacity(rows), residuals: Vec::with_capacity(rows), sums: Vec::with_capacity(rows) }
+    }
+
+    pub(crate) fn push(&mut self, step: f32, residual: f32, codes: &[i8]) {
+        self.steps.push(step);
+        self.residuals.push(residual);
+        self.sums.push(codes.iter().map(|code| i32::from(*code)).sum());
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        (self.steps.capacity() + self.residuals.capacity()) * size_of::<f32>() + self.sums.capacity() * size_of::<i32>()
+    }
 }
 
 /// A query for [`scan`].
@@ -44,7 +60,7 @@ pub(crate) struct ScanQuery<'a> {
 /// `codes` holds `upper.len()` rows of `query.codes.len()`. Rows outside `keep` are not visited where they are many.
 pub(crate) fn scan(
     codes: &[i8],
-    rows: &[RowScale],
+    rows: &RowScales,
     query: ScanQuery<'_>,
     keep: Option<&[u64]>,
     upper: &mut [f32],
@@ -65,36 +81,39 @@ pub(crate) fn scan(
 ))]
 fn scan_plain(
     codes: &[i8],
-    rows: &[RowScale],
+    rows: &RowScales,
     query: ScanQuery<'_>,
     keep: Option<&[u64]>,
     upper: &mut [f32],
     maxima: &mut [f32],
 ) {
-    scan_any(codes, rows, query, keep, upper, maxima, |codes, rows, dots| dots_any(codes, rows.len(), query, dots));
+    scan_any(codes, rows, query, keep, upper, maxima, |codes, _, dots| dots_any(codes, query, dots));
 }
 
-/// `dots` computes the products of a block of rows with the query.
+/// `dots` computes the products of a block of rows, given their codes and sums of codes, with the query.
 #[inline(always)]
 fn scan_any(
     codes: &[i8],
-    rows: &[RowScale],
+    rows: &RowScales,
     query: ScanQuery<'_>,
     keep: Option<&[u64]>,
     upper: &mut [f32],
     maxima: &mut [f32],
-    dots: impl Fn(&[i8], &[RowScale], &mut [i32; BLOCK]),
+    dots: impl Fn(&[i8], &[i32], &mut [i32; BLOCK]),
 ) {
     let stride = query.codes.len();
-    let blocks = codes.chunks(stride * BLOCK).zip(rows.chunks(BLOCK)).zip(upper.chunks_mut(BLOCK)).zip(maxima);
+    let scales = rows.steps.chunks(BLOCK).zip(rows.residuals.chunks(BLOCK)).zip(rows.sums.chunks(BLOCK));
+    let blocks = codes.chunks(stride * BLOCK).zip(scales).zip(upper.chunks_mut(BLOCK)).zip(maxima);
     let mut products = [0_i32; BLOCK];
-    for (block, (((codes, rows), upper), maximum)) in blocks.enumerate() {
+    for (block, (((codes, ((steps, residuals), sums)), upper), maximum)) in blocks.enumerate() {
         let kept = keep.map_or(u64::MAX, |words| words[block]);
         // Reading a row costs as much as four that are read in sequence.
         if kept.count_ones() as usize * 4 > BLOCK {
-            dots(codes, rows, &mut products);
-            for ((upper, product), row) in upper.iter_mut().zip(&products).zip(rows) {
-                *upper = bound(*product, *row, query);
+            dots(codes, sums, &mut products);
+            let len = upper.len().min(BLOCK);
+            let (steps, residuals, upper) = (&steps[..len], &residuals[..len], &mut upper[..len]);
+            for at in 0..len {
+                upper[at] = bound(products[at], steps[at], residuals[at], query);
             }
             if kept != u64::MAX {
                 for (at, upper) in upper.iter_mut().enumerate() {
@@ -107,16 +126,30 @@ fn scan_any(
             while rest != 0 {
                 let at = rest.trailing_zeros() as usize;
                 rest &= rest - 1;
-                upper[at] = bound(dot_codes_any(&codes[at * stride..][..stride], query.codes), rows[at], query);
+                let dot = dot_codes_any(&codes[at * stride..][..stride], query.codes);
+                upper[at] = bound(dot, steps[at], residuals[at], query);
             }
         }
-        *maximum = upper.iter().fold(f32::NEG_INFINITY, |max, &value| if value > max { value } else { max });
+        *maximum = highest(upper);
     }
 }
 
-/// Products of the first `len` rows of `codes` with the query.
+/// In lanes, since the compiler keeps the order of comparisons of floats.
 #[inline(always)]
-fn dots_any(codes: &[i8], len: usize, query: ScanQuery<'_>, dots: &mut [i32; BLOCK]) {
+fn highest(values: &[f32]) -> f32 {
+    let (chunks, rest) = values.as_chunks::<16>();
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane = if value > *lane { value } else { *lane };
+        }
+    }
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |max, &value| if value > max { value } else { max })
+}
+
+/// Products of the rows of `codes`, one block at most, with the query.
+#[inline(always)]
+fn dots_any(codes: &[i8], query: ScanQuery<'_>, dots: &mut [i32; BLOCK]) {
     match query.codes.as_chunks::<256>() {
         // The default encoder's rows: a length known beforehand saves a quarter of the time.
         ([with], []) => {
@@ -125,17 +158,16 @@ fn dots_any(codes: &[i8], len: usize, query: ScanQuery<'_>, dots: &mut [i32; BLO
             }
         }
         _ => {
-            let stride = query.codes.len();
-            for (at, dot) in dots.iter_mut().enumerate().take(len) {
-                *dot = dot_codes_any(&codes[at * stride..][..stride], query.codes);
+            for (row, dot) in codes.chunks_exact(query.codes.len()).zip(dots) {
+                *dot = dot_codes_any(row, query.codes);
             }
         }
     }
 }
 
 #[inline(always)]
-fn bound(dot: i32, row: RowScale, query: ScanQuery<'_>) -> f32 {
-    dot as f32 * (row.step * query.step) + (row.residual * query.length + query.slack)
+fn bound(dot: i32, step: f32, residual: f32, query: ScanQuery<'_>) -> f32 {
+    dot as f32 * (step * query.step) + (residual * query.length + query.slack)
 }
 
 #[inline(always)]
@@ -258,7 +290,7 @@ mod tests {
 
     struct Input {
         codes: Vec<i8>,
-        scales: Vec<RowScale>,
+        scales: RowScales,
         query: Vec<i16>,
         keep: Vec<u64>,
         left: Vec<f32>,
@@ -268,10 +300,6 @@ mod tests {
         postings: Vec<u32>,
     }
 
-    fn sum(row: &[i8]) -> i32 {
-        row.iter().map(|code| i32::from(*code)).sum()
-    }
-
     fn input(seed: u64) -> Input {
         let rng = &mut StdRng::seed_from_u64(seed);
         let (rows, stride) = (rng.random_range(1..200_usize), CODE_LANES * rng.random_range(1..9_usize));
@@ -279,13 +307,12 @@ mod tests {
         let mut keep = Bits::zeros(rows);
         (0..rows as u32).for_each(|row| _ = keep.set(row, rng.random_bool([0.1, 0.25, 0.9][row as usize / BLOCK % 3])));
         let codes: Vec<i8> = (0..rows * stride).map(|_| rng.random_range(-127..=127)).collect();
-        let mut scale = |row: &[i8]| RowScale {
-            step: rng.random_range(0.0..0.01),
-            residual: rng.random_range(0.0..0.02),
-            sum: sum(row),
-        };
+        let mut scales = RowScales::default();
+        for row in codes.chunks_exact(stride) {
+            scales.push(rng.random_range(0.0..0.01), rng.random_range(0.0..0.02), row);
+        }
         Input {
-            scales: codes.chunks_exact(stride).map(&mut scale).collect(),
+            scales,
             codes,
             query: (0..stride).map(|_| rng.random_range(i16::MIN..=i16::MAX)).collect(),
             keep: keep.words().to_vec(),
@@ -305,11 +332,11 @@ mod tests {
 
                 $(#[multiversion(targets($target))])?
                 pub(super) fn outcome(input: &Input) -> Outcome {
-                    let rows = input.scales.len();
+                    let rows = input.scales.sums.len();
                     let query = ScanQuery { codes: &input.query, step: 0.001, length: 1.0, slack: 0.0001 };
                     let mut upper = vec![0.0; rows];
                     let mut maxima = vec![0.0; rows.div_ceil(BLOCK)];
-                    let dots = |codes: &[i8], rows: &[RowScale], dots: &mut _| dots_any(codes, rows.len(), query, dots);
+                    let dots = |codes: &[i8], _: &[i32], dots: &mut _| dots_any(codes, query, dots);
                     scan_any(&input.codes, &input.scales, query, Some(&input.keep), &mut upper, &mut maxima, dots);
                     let dot = dot_any(&input.left, &input.right);
                     let mut half = vec![0.0; 40];
@@ -342,8 +369,8 @@ mod tests {
             for outcome in [sse::outcome, avx2::outcome, avx512::outcome] {
                 assert_eq!(outcome(&input), expected, "seed {seed}");
             }
-            let mut upper = vec![0.0; input.scales.len()];
-            let mut maxima = vec![0.0; input.scales.len().div_ceil(BLOCK)];
+            let mut upper = vec![0.0; input.scales.sums.len()];
+            let mut maxima = vec![0.0; input.scales.sums.len().div_ceil(BLOCK)];
             let query = ScanQuery { codes: &input.query, step: 0.001, length: 1.0, slack: 0.0001 };
             scan(&input.codes, &input.scales, query, Some(&input.keep), &mut upper, &mut maxima);
             let chosen = dot(&input.left, &input.right);
@@ -367,8 +394,8 @@ mod tests {
     #[test]
     fn the_maximum_of_a_block_is_that_of_its_kept_rows() {
         let codes: Vec<i8> = (0..130).flat_map(|row| [(row % 100) as i8; CODE_LANES]).collect();
-        let scale = |row| RowScale { step: 1.0, residual: 0.0, sum: sum(row) };
-        let scales: Vec<_> = codes.chunks_exact(CODE_LANES).map(scale).collect();
+        let mut scales = RowScales::default();
+        codes.chunks_exact(CODE_LANES).for_each(|row| scales.push(1.0, 0.0, row));
         let query = ScanQuery { codes: &[1; CODE_LANES], step: 1.0, length: 1.0, slack: 0.5 };
         let (mut upper, mut maxima) = (vec![0.0; 130], vec![0.0; 3]);
         scan(&codes, &scales, query, None, &mut upper, &mut maxima);

@@ -45,7 +45,7 @@ impl Plain {
             }
         }
         let passes = |chunk: &Chunk| question.filter.as_ref().is_none_or(|filter| fits(filter, chunk));
-        let list_len = if question.mode == Mode::Hybrid { (2 * question.top_k).max(40) } else { question.top_k };
+        let list_len = if question.mode == Mode::Hybrid { (2 * question.top_k).max(20) } else { question.top_k };
         let semantic = || self.semantic(&question.embedding, list_len, passes);
         let keyword = || self.keyword(&question.text, list_len, passes);
         let mut found = match question.mode {
