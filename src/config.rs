@@ -187,7 +187,7 @@ pub const KNOBS: &[Knob] = &[
     Knob { name: "retrieval.snapshot_interval", default: "10s", meaning: "shortest time between two snapshots of one knowledge base", set: |c, v| put_duration(&mut c.retrieval.snapshot_interval, v) },
     Knob { name: "retrieval.chunk_tokens_max", default: "256", meaning: "longest chunk, in tokens of the encoder", set: |c, v| put_in(&mut c.retrieval.chunk_tokens_max, v, 32, 8_192) },
     Knob { name: "retrieval.chunk_overlap_tokens", default: "32", meaning: "tokens that a chunk repeats of the one before it in the same section", set: |c, v| put_in(&mut c.retrieval.chunk_overlap_tokens, v, 0, 4_096) },
-    Knob { name: "log.filter", default: "info", meaning: "what to log, such as `info` or `tertulia=debug,info`", set: |c, v| put_filter(&mut c.log.filter, v) },
+    Knob { name: "log.filter", default: "info,refinery_core=warn,tokio_postgres=warn", meaning: "what to log, such as `info` or `tertulia=debug,info`", set: |c, v| put_filter(&mut c.log.filter, v) },
     Knob { name: "log.format", default: "auto", meaning: "`auto` (readable on a terminal, else JSON), `json` or `text`", set: |c, v| put_format(&mut c.log.format, v) },
 ];
 

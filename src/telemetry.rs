@@ -17,7 +17,11 @@ pub fn init_logs(config: &LogConfig) {
         LogFormat::Text => false,
         LogFormat::Auto => !std::io::stderr().is_terminal(),
     };
-    let outcome = if json { logs.json().flatten_event(true).try_init() } else { logs.with_target(false).try_init() };
+    let outcome = if json {
+        logs.json().flatten_event(true).try_init()
+    } else {
+        logs.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init()
+    };
     if outcome.is_err() {
         tracing::debug!("logs were set up before");
     }

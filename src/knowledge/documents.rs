@@ -90,12 +90,15 @@ impl Knowledge {
         }
         let external_id = draft.external_id.clone();
         let (document, chunks) = self.prepare(draft, content_sha256).await?;
+        let loaded = self.sync.ensure(BaseKey::of(ctx, knowledge_base_id), base.version);
+        let turn = loaded.turn_to_write().await;
         let mut tx = self.store.tenant_tx(ctx).await?;
         let replaced =
             store::documents::replace(&mut tx, knowledge_base_id, base.generation_id, &document, &chunks).await?;
         tx.commit().await?;
+        drop(turn);
         tracing::debug!(%external_id, chunks = chunks.len(), version = replaced.version, "document written");
-        self.load_in_background(BaseKey::of(ctx, knowledge_base_id), replaced.version);
+        loaded.wake(replaced.version);
         Ok(Receipt { id: replaced.id, written: true, chunks: chunks.len(), version: replaced.version, content_sha256 })
     }
 
@@ -161,9 +164,14 @@ impl Knowledge {
     ) -> Result<u64, Error> {
         let mut tx = self.tx_for(ctx, knowledge_base_id).await?;
         let document = find(&mut tx, knowledge_base_id, name).await?;
+        tx.commit().await?;
+        let loaded = self.sync.ensure(BaseKey::of(ctx, knowledge_base_id), 0);
+        let turn = loaded.turn_to_write().await;
+        let mut tx = self.store.tenant_tx(ctx).await?;
         let version = store::documents::delete(&mut tx, knowledge_base_id, document.id).await?;
         tx.commit().await?;
-        self.load_in_background(BaseKey::of(ctx, knowledge_base_id), version);
+        drop(turn);
+        loaded.wake(version);
         Ok(version)
     }
 

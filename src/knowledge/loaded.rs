@@ -67,6 +67,8 @@ pub struct Base {
     version: watch::Sender<u64>,
     wake: Notify,
     readiness: watch::Sender<Readiness>,
+    /// Held by the one that writes, see [`Base::turn_to_write`].
+    write: tokio::sync::Mutex<()>,
     /// The newest version heard of from Postgres; past [`Base::version`] by the sync's lag.
     heard_of: AtomicU64,
 }
@@ -79,6 +81,7 @@ impl Base {
             version: watch::Sender::new(0),
             wake: Notify::new(),
             readiness: watch::Sender::new(Readiness::Loading),
+            write: tokio::sync::Mutex::new(()),
             heard_of: AtomicU64::new(0),
         }
     }
@@ -117,6 +120,13 @@ impl Base {
     pub fn caught_up_to(&self, version: u64) {
         self.heard_of.fetch_max(version, Ordering::Relaxed);
         self.version.send_replace(version);
+    }
+
+    /// Waits until nobody else of this process writes into the knowledge base. Postgres has writers take turns anyway, by
+    /// a lock; but those who wait for that hold a connection of the pool, and a snapshot each, for which Postgres keeps
+    /// every old version of the locked row. In the order of asking; the turn ends when the guard is dropped.
+    pub async fn turn_to_write(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.write.lock().await
     }
 
     /// The version up to which the index holds everything.
@@ -190,9 +200,11 @@ impl LoadedBases {
         self.bases.store(Arc::new(bases));
     }
 
-    /// Memory that the indexes hold, in bytes.
-    pub fn memory_bytes(&self) -> usize {
-        self.bases.load().values().filter_map(|base| base.index()).map(|index| index.memory_bytes()).sum()
+    /// Memory that the indexes of all others than `key` hold, in bytes.
+    pub fn memory_bytes_but(&self, key: BaseKey) -> usize {
+        let bases = self.bases.load();
+        let others = bases.values().filter(|base| base.key != key);
+        others.filter_map(|base| base.index()).map(|index| index.memory_bytes()).sum()
     }
 }
 

@@ -49,7 +49,7 @@ impl Knowledge {
 
     /// Has `key` loaded, or brought up to `version` if it is; Postgres answers until it is there.
     fn load_in_background(&self, key: BaseKey, version: u64) {
-        self.sync.ensure(key, version);
+        let _ = self.sync.ensure(key, version);
     }
 
     /// The knowledge bases at hand in this process.

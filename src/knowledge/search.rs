@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tertulia_index::{Answer, Filter, Fusion, LIST_LEN_MIN, Mode, Query, SearchError, fuse};
 
-use super::{Base, BaseKey, Knowledge};
+use super::{Base, BaseKey, Knowledge, loaded::Readiness};
 use crate::{
     ctx::{Ctx, KnowledgeBaseId},
     error::Error,
@@ -67,7 +67,9 @@ impl Knowledge {
         request: SearchRequest,
     ) -> Result<Found, Error> {
         let key = BaseKey::of(ctx, knowledge_base_id);
+        // Only an index that is there is worth waiting for; Postgres answers at once.
         if let Some(base) = self.loaded.find(key)
+            && base.readiness() == Readiness::Ready
             && self.is_far_enough(&base, request.min_version).await
             && let Some(index) = base.index()
         {

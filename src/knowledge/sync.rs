@@ -94,13 +94,14 @@ impl Sync {
     }
 
     /// Has `key` loaded and kept up to date; `version` is what is known to be in Postgres.
-    pub fn ensure(self: &Arc<Self>, key: BaseKey, version: u64) {
+    pub fn ensure(self: &Arc<Self>, key: BaseKey, version: u64) -> Arc<Base> {
         let (base, is_new) = self.loaded.find_or_add(key);
         if is_new {
-            self.tasks.spawn(self.clone().keep(base));
+            self.tasks.spawn(self.clone().keep(base.clone()));
         } else {
             base.wake(version);
         }
+        base
     }
 
     /// Takes in that Postgres has `version` of `key`; nothing to do if it is not loaded here.
@@ -176,10 +177,10 @@ impl Sync {
         if !built.as_ref().is_some_and(is_usable) {
             *built = None;
         }
+        if !self.fits(key, built.as_ref(), &head) {
+            return Ok(Looked::DoesNotFit);
+        }
         if built.is_none() {
-            if !self.fits(&head) {
-                return Ok(Looked::DoesNotFit);
-            }
             let restored = self.restore(key, &head).await?;
             *built = Some(restored.filter(is_usable).unwrap_or_else(|| Built::empty(&head)));
         }
@@ -225,10 +226,14 @@ impl Sync {
         self.compute.run(move || while index.maintain() {}).await.map_err(anyhow::Error::new)
     }
 
-    /// Whether a knowledge base of that size fits beside what is loaded.
-    fn fits(&self, head: &Head) -> bool {
-        let estimate = head.chunk_count.saturating_mul(CHUNK_BYTES_ESTIMATE + 5 * head.dimensions);
-        self.loaded.memory_bytes().saturating_add(estimate) <= self.config.memory_bytes_max
+    /// Whether a knowledge base of that size fits beside the others that are loaded. One that was loaded may outgrow it.
+    fn fits(&self, key: BaseKey, built: Option<&Built>, head: &Head) -> bool {
+        let (held_chunks, held_bytes) = built.map_or((0, 0), |built| (built.index.len(), built.index.memory_bytes()));
+        let new_chunks = head.chunk_count.saturating_sub(held_chunks);
+        let estimate = new_chunks.saturating_mul(CHUNK_BYTES_ESTIMATE + 5 * head.dimensions).saturating_add(held_bytes);
+        // What an index without chunks takes counts for nothing.
+        head.chunk_count == 0
+            || self.loaded.memory_bytes_but(key).saturating_add(estimate) <= self.config.memory_bytes_max
     }
 
     async fn restore(&self, key: BaseKey, head: &Head) -> Result<Option<Built>, anyhow::Error> {

@@ -38,7 +38,7 @@ const COUNT: Statement =
     Statement { name: "chunks/count", sql: include_str!("sql/chunks/count.sql"), types: &[Type::UUID] };
 
 /// Chunks that one statement inserts: enough that its own cost does not count, a few MiB on the wire.
-const INSERT_CHUNKS_MAX: usize = 512;
+pub(super) const INSERT_CHUNKS_MAX: usize = 512;
 
 /// A chunk without its vector.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,40 +104,64 @@ pub(super) async fn insert(
     chunks: &[NewChunk],
 ) -> Result<(), StoreError> {
     for chunks in chunks.chunks(INSERT_CHUNKS_MAX) {
-        let ids: Vec<Uuid> = chunks.iter().map(|_| Uuid::now_v7()).collect();
-        // More than fit are more than a document can have bytes, so Postgres refuses them.
-        let ordinals: Vec<i32> = chunks.iter().map(|chunk| i32::try_from(chunk.ordinal).unwrap_or(-1)).collect();
-        let headings: Vec<&str> = chunks.iter().map(|chunk| chunk.heading.as_str()).collect();
-        let contents: Vec<&str> = chunks.iter().map(|chunk| chunk.content.as_str()).collect();
-        let metadata: Vec<String> = chunks.iter().map(|chunk| object_text(&chunk.metadata)).collect();
-        let components: Vec<f32> = chunks.iter().flat_map(|chunk| chunk.embedding.iter().copied()).collect();
-        let mut lasts = Vec::with_capacity(chunks.len());
-        let mut last = 0;
-        for chunk in chunks {
-            last += chunk.embedding.len() as i32;
-            lasts.push(last);
-        }
-        let firsts: Vec<i32> =
-            chunks.iter().zip(&lasts).map(|(chunk, last)| last - chunk.embedding.len() as i32 + 1).collect();
+        let columns = Columns::of(chunks);
         tx.execute(
             &INSERT,
             &[
                 &knowledge_base_id.0,
                 &generation_id,
                 &document_id.0,
-                &ids,
-                &ordinals,
-                &headings,
-                &contents,
-                &metadata,
-                &components,
-                &firsts,
-                &lasts,
+                &columns.ids,
+                &columns.ordinals,
+                &columns.headings,
+                &columns.contents,
+                &columns.metadata,
+                &columns.components,
+                &columns.firsts,
+                &columns.lasts,
             ],
         )
         .await?;
     }
     Ok(())
+}
+
+/// Chunks as statements take them: an array for each column.
+pub(super) struct Columns<'a> {
+    pub(super) ids: Vec<Uuid>,
+    pub(super) ordinals: Vec<i32>,
+    pub(super) headings: Vec<&'a str>,
+    pub(super) contents: Vec<&'a str>,
+    pub(super) metadata: Vec<String>,
+    /// All embeddings, one after the other.
+    pub(super) components: Vec<f32>,
+    /// Where each one begins, counted from 1.
+    pub(super) firsts: Vec<i32>,
+    /// Where each one ends.
+    pub(super) lasts: Vec<i32>,
+}
+
+impl<'a> Columns<'a> {
+    /// Of at most [`INSERT_CHUNKS_MAX`] chunks, with new ids.
+    pub(super) fn of(chunks: &'a [NewChunk]) -> Self {
+        let mut lasts = Vec::with_capacity(chunks.len());
+        let mut last = 0;
+        for chunk in chunks {
+            last += chunk.embedding.len() as i32;
+            lasts.push(last);
+        }
+        Self {
+            ids: chunks.iter().map(|_| Uuid::now_v7()).collect(),
+            // More than fit are more than a document can have bytes, so Postgres refuses them.
+            ordinals: chunks.iter().map(|chunk| i32::try_from(chunk.ordinal).unwrap_or(-1)).collect(),
+            headings: chunks.iter().map(|chunk| chunk.heading.as_str()).collect(),
+            contents: chunks.iter().map(|chunk| chunk.content.as_str()).collect(),
+            metadata: chunks.iter().map(|chunk| object_text(&chunk.metadata)).collect(),
+            components: chunks.iter().flat_map(|chunk| chunk.embedding.iter().copied()).collect(),
+            firsts: chunks.iter().zip(&lasts).map(|(chunk, last)| last - chunk.embedding.len() as i32 + 1).collect(),
+            lasts,
+        }
+    }
 }
 
 fn read(row: &Row) -> Result<ChunkRow, StoreError> {

@@ -29,10 +29,28 @@ const LIST: Statement = Statement {
 };
 const COUNT: Statement =
     Statement { name: "documents/count", sql: include_str!("sql/documents/count.sql"), types: &[Type::UUID] };
-const REPLACE: Statement = Statement {
-    name: "documents/replace",
-    sql: include_str!("sql/documents/replace.sql"),
-    types: &[Type::UUID, Type::UUID, Type::TEXT, Type::TEXT, Type::TEXT, Type::TEXT, Type::TEXT, Type::BYTEA],
+const PUT: Statement = Statement {
+    name: "documents/put",
+    sql: include_str!("sql/documents/put.sql"),
+    types: &[
+        Type::UUID,
+        Type::UUID,
+        Type::UUID,
+        Type::TEXT,
+        Type::TEXT,
+        Type::TEXT,
+        Type::TEXT,
+        Type::TEXT,
+        Type::BYTEA,
+        Type::UUID_ARRAY,
+        Type::INT4_ARRAY,
+        Type::TEXT_ARRAY,
+        Type::TEXT_ARRAY,
+        Type::TEXT_ARRAY,
+        Type::FLOAT4_ARRAY,
+        Type::INT4_ARRAY,
+        Type::INT4_ARRAY,
+    ],
 };
 const DELETE: Statement = Statement {
     name: "documents/delete",
@@ -156,17 +174,16 @@ pub async fn replace(
     document: &NewDocument,
     chunks: &[NewChunk],
 ) -> Result<Replaced, StoreError> {
-    let taken = knowledge_bases::take_version(tx, knowledge_base_id).await?;
-    let (version, active_generation_id) = taken.ok_or(StoreError::Gone { what: "knowledge base" })?;
-    if active_generation_id != generation_id {
-        return Err(StoreError::GenerationSwitched);
-    }
     let sha256: &[u8] = &document.content_sha256;
+    // Everything is made ready before the statement that locks the knowledge base.
+    let (first, rest) = chunks.split_at(chunks.len().min(chunks::INSERT_CHUNKS_MAX));
+    let columns = chunks::Columns::of(first);
     let row = tx
-        .query_one(
-            &REPLACE,
+        .query_opt(
+            &PUT,
             &[
                 &knowledge_base_id.0,
+                &generation_id,
                 &DocumentId::new().0,
                 &document.external_id,
                 &document.title,
@@ -174,11 +191,23 @@ pub async fn replace(
                 &document.mime_type,
                 &object_text(&document.metadata),
                 &sha256,
+                &columns.ids,
+                &columns.ordinals,
+                &columns.headings,
+                &columns.contents,
+                &columns.metadata,
+                &columns.components,
+                &columns.firsts,
+                &columns.lasts,
             ],
         )
-        .await?;
-    let id = DocumentId(Reader::new(&REPLACE, &row).get("id")?);
-    chunks::insert(tx, knowledge_base_id, generation_id, id, chunks).await?;
+        .await?
+        .ok_or(StoreError::Gone { what: "knowledge base" })?;
+    let row = Reader::new(&PUT, &row);
+    let id: Option<Uuid> = row.get("document_id")?;
+    let id = DocumentId(id.ok_or(StoreError::GenerationSwitched)?);
+    let version = row.count("version")?;
+    chunks::insert(tx, knowledge_base_id, generation_id, id, rest).await?;
     Ok(Replaced { id, version })
 }
 

@@ -28,11 +28,6 @@ const LIST: Statement = Statement {
 };
 const COUNT: Statement =
     Statement { name: "knowledge_bases/count", sql: include_str!("sql/knowledge_bases/count.sql"), types: &[] };
-const TAKE_VERSION: Statement = Statement {
-    name: "knowledge_bases/take_version",
-    sql: include_str!("sql/knowledge_bases/take_version.sql"),
-    types: &[Type::UUID],
-};
 const VERSION: Statement = Statement {
     name: "knowledge_bases/version",
     sql: include_str!("sql/knowledge_bases/version.sql"),
@@ -125,14 +120,6 @@ pub async fn list(tx: &mut TenantTx, page: &PageRequest) -> Result<Page<Knowledg
 /// If Postgres is away.
 pub async fn delete(tx: &mut TenantTx, id: KnowledgeBaseId) -> Result<bool, StoreError> {
     Ok(tx.execute(&DELETE, &[&id.0]).await? > 0)
-}
-
-/// Locks the knowledge base until the transaction ends, and gives the version that all of the transaction's changes get,
-/// with the active generation; none if the tenant has none of that id.
-pub(super) async fn take_version(tx: &mut TenantTx, id: KnowledgeBaseId) -> Result<Option<(u64, Uuid)>, StoreError> {
-    let Some(row) = tx.query_opt(&TAKE_VERSION, &[&id.0]).await? else { return Ok(None) };
-    let row = Reader::new(&TAKE_VERSION, &row);
-    Ok(Some((row.count("version")?, row.get("generation_id")?)))
 }
 
 /// The version, with what this transaction did so far; none if the tenant has none of that id.

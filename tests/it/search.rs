@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Tenant, TestApp, external_ids};
+use crate::harness::{Tenant, TestApp, external_ids, until};
 
 const TEXTS: &[(&str, &str, &str, u64)] = &[
     ("vacuum", "VACUUM reclaims storage occupied by dead tuples.", "en", 15),
@@ -88,6 +88,12 @@ async fn memory_answers_in_each_mode_and_with_each_filter() {
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_answers_alike_when_nothing_fits_into_memory() {
     let (_app, acme, id, version) = with_texts(&[("TERTULIA_RETRIEVAL_MEMORY_BYTES_MAX", "0")]).await;
+    // It was loaded while it was empty, and is let go as it outgrows the memory.
+    until("it is let go", async || {
+        let base = acme.client.get(&format!("/v1/knowledge-bases/{id}")).await.json();
+        (base["status"] == "does_not_fit").then_some(())
+    })
+    .await;
     for (question, mode, first) in [
         ("which statement frees the space of dead rows", "semantic", "vacuum"),
         ("pg_stat_activity", "keyword", "activity"),
