@@ -12,7 +12,7 @@ setup: ## install what is missing on this machine, and say what and why
 
 .PHONY: run
 run: setup ## build, start the server with PostgreSQL's manual in it, and stay up until Ctrl-C
-	cargo build --locked --release --bin tertulia
+	cargo build --locked --release --workspace --bins
 	@scripts/demo.sh
 
 .PHONY: lint
