@@ -132,9 +132,17 @@ impl Columns {
         let values = self.values_of(key);
         match test {
             Test::Exists => self.add_docs(values, &mut bits),
-            Test::Equal(value) | Test::NotEqual(value) => self.add_equal(&values, value, &mut bits),
+            Test::Equal(value) | Test::NotEqual(value) => {
+                if let Some(atom) = Atom::of_scalar(value) {
+                    self.add_equal(&values, atom, &mut bits);
+                }
+            }
             Test::In(wanted) | Test::NotIn(wanted) => {
-                wanted.iter().for_each(|value| self.add_equal(&values, value, &mut bits));
+                // Each value once: what a filter repeats must not be read again.
+                let mut atoms: Vec<_> = wanted.iter().filter_map(Atom::of_scalar).collect();
+                atoms.sort_unstable();
+                atoms.dedup();
+                atoms.into_iter().for_each(|atom| self.add_equal(&values, atom, &mut bits));
             }
             Test::Order(order, value) => self.add_ordered(&values, *order, value, &mut bits),
         }
@@ -144,8 +152,7 @@ impl Columns {
         bits
     }
 
-    fn add_equal(&self, values: &Range<usize>, wanted: &Scalar, bits: &mut Bits) {
-        let Some(atom) = Atom::of_scalar(wanted) else { return };
+    fn add_equal(&self, values: &Range<usize>, atom: Atom<'_>, bits: &mut Bits) {
         for entry in [Entry::Whole(atom), Entry::Element(atom)] {
             let at = self.first_not(values, |found| found < entry);
             if at < values.end && self.entry(at) == entry {
@@ -377,7 +384,7 @@ mod tests {
 
     use super::*;
 
-    /// Eight documents that differ in `a`, in this order.
+    /// Documents that differ in `a`, in this order.
     fn examples() -> Vec<Map<String, Value>> {
         [
             json!({ "a": "x", "lang": "en" }),
@@ -422,6 +429,7 @@ mod tests {
         check(leaf("eq", json!(true)), &[4]);
         check(leaf("in", json!(["é", 10, "none"])), &[1, 3]);
         check(leaf("in", json!([])), &[]);
+        check(leaf("in", json!(["x", 10, "x", 10.0, "x"])), &[0, 3, 5]);
     }
 
     #[test]

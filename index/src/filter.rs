@@ -98,6 +98,19 @@ impl Filter {
         collect_keys(&self.root, &mut keys);
         keys
     }
+
+    /// How many comparisons it makes: each costs at most one pass over the chunks that have its key.
+    pub fn comparisons(&self) -> usize {
+        comparisons(&self.root)
+    }
+}
+
+fn comparisons(node: &Node) -> usize {
+    match node {
+        Node::Leaf { .. } => 1,
+        Node::And(nodes) | Node::Or(nodes) => nodes.iter().map(comparisons).sum(),
+        Node::Not(node) => comparisons(node),
+    }
 }
 
 fn collect_keys<'a>(node: &'a Node, keys: &mut Vec<&'a str>) {
@@ -343,6 +356,7 @@ mod tests {
         let filter = Filter::from_json(&json).expect("a filter");
         assert_eq!(filter.to_json(), json);
         assert_eq!(filter.keys(), ["lang", "year", "price", "name", "big", "hidden", "draft", "tag"]);
+        assert_eq!(filter.comparisons(), json.to_string().matches("\"key\"").count());
     }
 
     #[test]
