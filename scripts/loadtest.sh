@@ -8,6 +8,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/server.sh
 
+# The server's own Postgres, whatever database the caller's environment names: empty means none, also against a file.
+export DATABASE_URL="" TERTULIA_DATABASE_SERVICE_URL="" TERTULIA_DATABASE_DIRECT_URL=""
+
 command=${1:?one of data, search, commit}
 shift
 trap stop_server EXIT
