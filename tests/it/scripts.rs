@@ -1,7 +1,7 @@
 //! The scripts behind `make run` and `make loadtest`: they start a server whatever the caller's settings are, and a step
 //! that fails ends them.
 
-use std::{path::Path, process::Command};
+use std::{os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 use crate::harness::{
     binary::{Outcome, data_dir, outcome_of, without_settings},
@@ -49,4 +49,18 @@ fn a_step_that_fails_ends_the_script() {
         run("binary=false; id=$(ensure_knowledge_base manual); echo \"went on with '$id'\"", Path::new("/"), &[]);
     assert_ne!(outcome.code, 0, "{outcome:?}");
     assert_eq!(outcome.stdout, "");
+}
+
+#[test]
+fn pages_that_apt_does_not_know_are_named() {
+    let dir = data_dir();
+    for (name, text) in [("apt-cache", "#!/bin/sh\nexit 100\n"), ("apt-get", "#!/bin/sh\nexit 0\n")] {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        std::fs::set_permissions(dir.path().join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("PATH={}:$PATH", dir.path().display());
+    let outcome = run(&format!("{path} scripts/documents.sh \"$data/pages\" postgresql-doc"), dir.path(), &[]);
+    assert_eq!(outcome.code, 1, "{outcome:?}");
+    assert!(outcome.stderr.contains("postgresql-doc") && outcome.stderr.contains("apt"), "{outcome:?}");
+    assert!(!dir.path().join("pages").exists());
 }
