@@ -16,6 +16,7 @@ shift
 trap stop_server EXIT
 trap 'exit 130' INT TERM HUP
 
+scripts/documents.sh demo/postgresql postgresql-doc
 scripts/documents.sh demo/python python3-doc
 # The parts with the most text; with all of them and their translations it would be 90,000 chunks.
 scripts/documents.sh demo/linux linux-doc admin-guide driver-api filesystems networking userspace-api
