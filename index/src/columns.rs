@@ -377,7 +377,7 @@ mod tests {
 
     use super::*;
 
-    /// Eight documents that differ in `a`, in this order.
+    /// Eleven documents that differ in `a`, in this order.
     fn examples() -> Vec<Map<String, Value>> {
         [
             json!({ "a": "x", "lang": "en" }),
