@@ -170,3 +170,23 @@ async fn a_user_role_that_can_bypass_row_security_is_refused() {
     let told = format!("{:#}", anyhow::Error::new(outcome.err().expect("the owner was taken for a user role")));
     assert!(told.contains("row security"), "{told}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_role_outside_its_group_is_told_so() {
+    let app = TestApp::start().await;
+    let sql = connect(&app.database.owner_url()).await;
+    let role = format!("loner_of_{}", app.database.name());
+    sql.batch_execute(&format!("CREATE ROLE {role} LOGIN")).await.unwrap();
+    let config = tertulia::config::Config::load(
+        |name| match name {
+            "DATABASE_URL" => Some(app.database.user_url()),
+            "TERTULIA_DATABASE_SERVICE_URL" => Some(app.database.service_url().replace("tertulia_svc", &role)),
+            _ => None,
+        },
+        None,
+    );
+    let connections = tertulia::store::Connections::from_config(&config.unwrap().database, None).unwrap();
+    let outcome = tertulia::store::check_schema(&connections.service).await;
+    let told = format!("{:#}", anyhow::Error::new(outcome.expect_err("it may read nothing")));
+    assert!(told.contains("GRANT tertulia_service") && told.contains(&role), "{told}");
+}
