@@ -29,7 +29,8 @@ test: lint ## what CI runs: setup, lints and all tests
 	cargo test --locked --workspace --lib --bins --tests
 
 .PHONY: bench
-bench: setup ## benchmarks in process
+bench: setup ## benchmarks in process, on PostgreSQL's manual
+	@scripts/documents.sh demo/postgresql postgresql-doc
 	cargo bench --locked --workspace
 
 .PHONY: bench-data

@@ -1,4 +1,4 @@
-//! Where does a search's time go, and an ingested chunk's? On the pages in `demo/` (`make setup`), in process.
+//! Where does a search's time go, and an ingested chunk's? On the pages in `demo/` (`make bench` fetches some), in process.
 //!
 //! `cargo bench --bench search`, or with a part of a name behind it.
 
@@ -28,7 +28,7 @@ fn pages() -> Vec<Vec<u8>> {
         .collect();
     paths.sort();
     let pages: Vec<_> = paths.iter().filter_map(|path| std::fs::read(path).ok()).collect();
-    assert!(!pages.is_empty(), "no pages in demo/: run scripts/setup.sh");
+    assert!(!pages.is_empty(), "no pages in demo/: run `make bench`");
     pages
 }
 

@@ -13,6 +13,9 @@ trap stop_server EXIT
 trap 'exit 0' INT TERM HUP
 if [[ ! -t 1 ]]; then export NO_COLOR=1; fi
 
+# Without it everything works, only the search below finds nothing.
+scripts/documents.sh demo/postgresql postgresql-doc || true
+
 echo "Starting the server (data in ./data, log in ./data/server.log) …"
 start_server data data/server.log
 ensure_access demo

@@ -15,6 +15,20 @@ parts=("${@:3}")
 if ((${#parts[@]} == 0)); then parts=(.); fi
 if [[ -d $folder ]]; then exit 0; fi
 
+fail() {
+    printf '%s is not there, and cannot be fetched: %s. Any folder of HTML will do in its place.\n' "$folder" "$1" >&2
+    exit 1
+}
+
+# Images come without apt's lists, and whoever has everything installed has no reason to fetch them.
+command -v apt-get >/dev/null || fail "documentation packages are only taken where there is apt"
+if ! apt-cache show "$package" >/dev/null 2>&1; then
+    ((EUID == 0)) || fail "apt does not know $package; 'apt-get update' as root may help"
+    apt-get -qq update || fail "apt's lists could not be fetched"
+    apt-cache show "$package" >/dev/null 2>&1 || fail "apt knows no package $package"
+fi
+printf 'Fetching the pages of %s into %s …\n' "$package" "$folder" >&2
+
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 

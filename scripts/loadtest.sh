@@ -8,11 +8,15 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/server.sh
 
+# The server's own Postgres, whatever database the caller's environment names: empty means none, also against a file.
+export DATABASE_URL="" TERTULIA_DATABASE_SERVICE_URL="" TERTULIA_DATABASE_DIRECT_URL=""
+
 command=${1:?one of data, search, commit}
 shift
 trap stop_server EXIT
 trap 'exit 130' INT TERM HUP
 
+scripts/documents.sh demo/postgresql postgresql-doc
 scripts/documents.sh demo/python python3-doc
 # The parts with the most text; with all of them and their translations it would be 90,000 chunks.
 scripts/documents.sh demo/linux linux-doc admin-guide driver-api filesystems networking userspace-api

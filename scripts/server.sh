@@ -3,6 +3,12 @@
 #
 # Access is kept in $data_dir/access.env (mode 0600), so that the next run finds the same tenant and key.
 
+# A command that fails inside `$(…)` ends the script too.
+shopt -s inherit_errexit
+
+# Longest wait for a server to be ready, the making of a new database included.
+readonly START_WAIT_S=120
+
 binary=target/release/tertulia
 server_pid=""
 
@@ -11,21 +17,36 @@ start_server() {
     data_dir=$1
     server_log=$2
     mkdir -p "$data_dir"
-    : >"$server_log"
-    TERTULIA_LOG_FORMAT=${TERTULIA_LOG_FORMAT:-text} "$binary" serve --data-dir "$data_dir" >"$server_log" 2>&1 &
+    # Whoever writes to the log has it locked: that of a server that runs is added to, any other begins anew.
+    local log log_start
+    exec {log}>>"$server_log"
+    if flock --nonblock "$log" 2>/dev/null; then : >"$server_log"; fi
+    log_start=$(($(wc -c <"$server_log") + 1))
+    # What is waited for below is a line of the log and an answer without TLS, whatever the caller's settings are. An empty
+    # variable means none, and beats a configuration file.
+    TERTULIA_LOG_FILTER=tertulia=info,warn TERTULIA_LOG_FORMAT=${TERTULIA_LOG_FORMAT:-text} \
+        TERTULIA_SERVER_TLS_CERT="" TERTULIA_SERVER_TLS_KEY="" \
+        "$binary" serve --data-dir "$data_dir" >&"$log" 2>&1 {log}>&- &
     server_pid=$!
-    local address=""
+    exec {log}>&-
+    local address="" give_up=$((SECONDS + START_WAIT_S))
     until [[ -n $address ]] && is_ready "$address"; do
         if ! kill -0 "$server_pid" 2>/dev/null; then
             local code=0
             wait "$server_pid" || code=$?
             server_pid=""
-            cat "$server_log" >&2
+            tail -c "+$log_start" "$server_log" >&2
             exit "$((code == 0 ? 1 : code))"
+        fi
+        if ((SECONDS >= give_up)); then
+            tail -c "+$log_start" "$server_log" >&2
+            echo "The server is not ready after $START_WAIT_S s; above is its log, $server_log." >&2
+            exit 1
         fi
         sleep 0.1
         # The log says where it listens: the port may have been left to the system.
-        address=$(sed -nE 's/\x1b\[[0-9;]*m//g; s/"//g; s/.*\<ready\>.*address[=:]([^ ,}]+).*/\1/p' "$server_log")
+        address=$(tail -c "+$log_start" "$server_log" |
+            sed -nE 's/\x1b\[[0-9;]*m//g; s/"//g; s/.*\<ready\>.*address[=:]([^ ,}]+).*/\1/p')
     done
     TERTULIA_URL=http://$(reachable "$address")
     export TERTULIA_URL

@@ -252,19 +252,6 @@ install_weights() {
     done
 }
 
-install_documents() {
-    if [[ -d demo/postgresql ]]; then return; fi
-    begin "demo/postgresql" "PostgreSQL's manual, to try the server with"
-    if ! command -v apt-get >/dev/null; then
-        say "demo/postgresql: only fetched where there is apt; put a folder of HTML there if you want the demo"
-        return
-    fi
-    local version
-    version=$("$(postgres_bin)/postgres" --version | grep -oE '[0-9]+' | sed -n 1p)
-    refresh_apt
-    scripts/documents.sh demo/postgresql "postgresql-doc-$version"
-}
-
 check_rust
 if command -v apt-get >/dev/null; then
     install_postgres
@@ -274,4 +261,3 @@ else
     install_by_hand
 fi
 install_weights
-install_documents

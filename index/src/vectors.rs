@@ -143,7 +143,8 @@ struct Scratch {
 }
 
 thread_local! {
-    // Bound: four bytes for each row of the largest index searched.
+    // Bound: four bytes for each row of the largest index searched, and eight more for each whose bound is in question,
+    // which may be all.
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 

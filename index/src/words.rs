@@ -1,6 +1,6 @@
 //! One sealed segment's inverted index, and BM25 over many segments.
 //!
-//! Score: BM25 with fields weighted as if a title's words stood in the text several times (Robertson, Zaragoza and
+//! Score: BM25 with fields weighted as if the words of the headings stood in the text twice (Robertson, Zaragoza and
 //! Taylor, "Simple BM25 extension to multiple weighted fields", CIKM 2004): `Σ idf · tf / (tf + K)` with
 //! `K = K1 · (1 - B + B · length / average length)`, `idf = ln(1 + (N - df + 0.5) / (df + 0.5))` as Lucene has it, and
 //! `tf` and lengths summed over fields by weight. N, df and average count live documents of all segments, exactly, so a
@@ -23,11 +23,9 @@ const K1: f32 = 1.2;
 /// usual 0.75 expects.
 const B: f32 = 0.5;
 
-// Weights of fields, whole numbers so that sums of them are exact. They and B were measured: the 1,312 entries of the
-// index of PostgreSQL's manual as questions, the sections that they point to as answers, in 26,000 chunks of that and
-// Python's documentation. Hit@10 and reciprocal rank by title, heading, content, B: 0.809, 0.593 for 1, 2, 1, 0.5;
-// 0.800, 0.584 for 1, 2, 1, 0.75; 0.798, 0.581 for 2, 2, 1, 0.75; 0.806, 0.581 for 1, 1, 1, 0.5; 0.793, 0.555 for the
-// content alone, 0.5.
+// Weights of fields, whole numbers so that sums of them are exact. They and B are those that ranked best with the entries
+// of the index of PostgreSQL's manual as questions and the sections that they point to as answers: better than a title
+// that counts twice, headings that count once, the content alone, or a B of 0.75.
 const TITLE_WEIGHT: u32 = 1;
 const HEADING_WEIGHT: u32 = 2;
 const CONTENT_WEIGHT: u32 = 1;
@@ -392,7 +390,8 @@ struct Scratch {
 }
 
 thread_local! {
-    // Bound: four bytes for each document of the largest segment searched.
+    // Bound: twelve bytes for each document of the largest segment searched, for its score, and for its places among
+    // contenders and chosen, where few documents are.
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 

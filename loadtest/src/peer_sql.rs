@@ -8,7 +8,7 @@ use std::{rc::Rc, sync::Arc};
 
 use anyhow::{Context as _, ensure};
 use pgvector::Vector;
-use tertulia_index::Encoder;
+use tertulia_index::{Encoder, Fusion, LIST_LEN_MIN};
 use tokio::task::LocalSet;
 use tokio_postgres::{Client, NoTls, Row, Statement};
 use uuid::Uuid;
@@ -18,44 +18,8 @@ use crate::{
     questions::Picker,
 };
 
-/// Breadth of the walk through the HNSW graph: recall of about 0.97, as measured on documentation.
+/// Breadth of the walk through the HNSW graph: above pgvector's default of 40, so that its list lacks few of the nearest.
 const EF_SEARCH: u32 = 64;
-
-/// `$1`: the question's vector, `$2`: its text, `$3`: hits wanted. Reciprocal rank fusion with the server's own constant
-/// and weights. Any of the question's words may match: with all of them required, most questions find nothing.
-const SEARCH: &str = "
-WITH question AS (
-    SELECT replace(plainto_tsquery('english', $2::text)::text, ' & ', ' | ')::tsquery AS words
-),
-semantic AS (
-    SELECT id, row_number() OVER (ORDER BY distance, id) AS place
-    FROM (
-        SELECT id, embedding <=> $1::vector AS distance
-        FROM loadtest.chunks
-        ORDER BY embedding <=> $1::vector
-        LIMIT 2 * $3::bigint
-    ) AS nearest
-),
-keyword AS (
-    SELECT id, row_number() OVER (ORDER BY score DESC, id) AS place
-    FROM (
-        SELECT chunks.id, ts_rank(chunks.words, question.words) AS score
-        FROM loadtest.chunks, question
-        WHERE chunks.words @@ question.words
-        ORDER BY score DESC
-        LIMIT 2 * $3::bigint
-    ) AS ranked
-),
-fused AS (
-    SELECT id, coalesce(1.0 / (10 + semantic.place), 0) + coalesce(2.0 / (10 + keyword.place), 0) AS score
-    FROM semantic FULL JOIN keyword USING (id)
-    ORDER BY score DESC, id
-    LIMIT $3::bigint
-)
-SELECT chunks.id, chunks.document_id, chunks.external_id, chunks.title, chunks.source_url, chunks.heading,
-    chunks.ordinal, chunks.content, chunks.metadata::text, fused.score::real
-FROM fused JOIN loadtest.chunks USING (id)
-ORDER BY fused.score DESC, fused.id";
 
 const VERSION: &str = "
 SELECT current_setting('server_version') || ', pgvector ' || extversion FROM pg_extension WHERE extname = 'vector'";
@@ -125,14 +89,63 @@ impl SqlPeers {
         let settings = format!("SET hnsw.ef_search = {EF_SEARCH}; SET plan_cache_mode = force_custom_plan");
         client.batch_execute(&settings).await?;
         Ok(SqlPeer {
-            search: client.prepare(SEARCH).await?,
+            search: client.prepare(&search_sql()).await?,
             client,
             encoder: self.encoder.clone(),
             questions: self.questions.clone().into(),
             top_k: i64::from(self.top_k),
+            list_len: list_len(self.top_k),
             picker: Picker::new(self.questions.len(), number),
         })
     }
+}
+
+/// The search. `$1`: the question's vector, `$2`: its text, `$3`: hits wanted, `$4`: length of each list. Reciprocal rank
+/// fusion with the server's own constant and weights. Any of the question's words may match: with all of them required,
+/// most questions find nothing.
+fn search_sql() -> String {
+    let Fusion { constant, semantic_weight, keyword_weight } = Fusion::default();
+    format!(
+        "
+    WITH question AS (
+        SELECT replace(plainto_tsquery('english', $2::text)::text, ' & ', ' | ')::tsquery AS words
+    ),
+    semantic AS (
+        SELECT id, row_number() OVER (ORDER BY distance, id) AS place
+        FROM (
+            SELECT id, embedding <=> $1::vector AS distance
+            FROM loadtest.chunks
+            ORDER BY embedding <=> $1::vector
+            LIMIT $4::bigint
+        ) AS nearest
+    ),
+    keyword AS (
+        SELECT id, row_number() OVER (ORDER BY score DESC, id) AS place
+        FROM (
+            SELECT chunks.id, ts_rank(chunks.words, question.words) AS score
+            FROM loadtest.chunks, question
+            WHERE chunks.words @@ question.words
+            ORDER BY score DESC
+            LIMIT $4::bigint
+        ) AS ranked
+    ),
+    fused AS (
+        SELECT id, coalesce({semantic_weight:?} / ({constant:?} + semantic.place), 0)
+            + coalesce({keyword_weight:?} / ({constant:?} + keyword.place), 0) AS score
+        FROM semantic FULL JOIN keyword USING (id)
+        ORDER BY score DESC, id
+        LIMIT $3::bigint
+    )
+    SELECT chunks.id, chunks.document_id, chunks.external_id, chunks.title, chunks.source_url, chunks.heading,
+        chunks.ordinal, chunks.content, chunks.metadata::text, fused.score::real
+    FROM fused JOIN loadtest.chunks USING (id)
+    ORDER BY fused.score DESC, fused.id"
+    )
+}
+
+/// Length of each of the two lists, as the server's.
+fn list_len(top_k: u32) -> i64 {
+    (2 * i64::from(top_k)).max(LIST_LEN_MIN as i64)
 }
 
 async fn connect(config: &tokio_postgres::Config) -> anyhow::Result<Client> {
@@ -219,13 +232,14 @@ pub(crate) struct SqlPeer {
     encoder: Arc<Encoder>,
     questions: Rc<[String]>,
     top_k: i64,
+    list_len: i64,
     picker: Picker,
 }
 
 impl SqlPeer {
     async fn search(&self, question: &str) -> Result<Vec<Row>, tokio_postgres::Error> {
         let embedding = Vector::from(self.encoder.encode_query(question));
-        self.client.query(&self.search, &[&embedding, &question, &self.top_k]).await
+        self.client.query(&self.search, &[&embedding, &question, &self.top_k, &self.list_len]).await
     }
 }
 
@@ -236,5 +250,21 @@ impl Peer for SqlPeer {
             Ok(_) => Outcome::Answered { server: None },
             Err(error) => Outcome::Failed(error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_as_long_as_the_servers() {
+        assert_eq!([1, 5, 10, 11, 100].map(list_len), [20, 20, 20, 22, 200]);
+    }
+
+    #[test]
+    fn ranks_are_fused_with_the_servers_weights_and_not_as_integers() {
+        let sql = search_sql();
+        assert!(sql.contains("1.0 / (10.0 + semantic.place)") && sql.contains("2.0 / (10.0 + keyword.place)"), "{sql}");
     }
 }

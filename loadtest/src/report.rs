@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, io::Write as _};
 
+use anyhow::ensure;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -109,8 +110,23 @@ impl Report {
     /// Prints it: a table, or one JSON object.
     ///
     /// # Errors
-    /// If standard output is gone.
+    /// If standard output is gone, or if a load has failures or nothing that was answered: what is printed then is not a
+    /// measurement.
     pub(crate) fn print(&self, as_json: bool) -> anyhow::Result<()> {
+        self.write(as_json)?;
+        self.check()
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        for row in &self.rows {
+            let failed: u64 = row.failures.values().sum();
+            ensure!(failed == 0, "{failed} requests failed in: {}", row.name);
+            ensure!(row.requests > 0, "no request was answered in: {}", row.name);
+        }
+        Ok(())
+    }
+
+    fn write(&self, as_json: bool) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
         if as_json {
             writeln!(out, "{}", serde_json::to_string_pretty(self)?)?;
@@ -201,6 +217,21 @@ mod tests {
         for (found, wanted) in [(found.p50_ms, 500.0), (found.p99_ms, 990.0), (found.max_ms, 1_000.0)] {
             assert!((found / wanted - 1.0).abs() < 2e-3, "{found} is not {wanted}");
         }
+    }
+
+    #[test]
+    fn a_load_with_failures_or_without_answers_is_no_measurement() {
+        let check = |requests: u64, failures: &[(&str, u64)]| {
+            let mut times = Histogram::<u64>::new(3).expect("three digits fit");
+            times.record_n(1_000, requests).expect("it fits");
+            let mut row = Row::timed("load", &times);
+            row.failures = failures.iter().map(|(why, times)| ((*why).to_owned(), *times)).collect();
+            Report { setting: BTreeMap::new(), rows: vec![row], ratios: Vec::new() }.check()
+        };
+        check(1, &[]).expect("it was answered");
+        let told = check(9, &[("status 503", 2), ("no connection", 1)]).expect_err("some failed").to_string();
+        assert_eq!(told, "3 requests failed in: load");
+        assert!(check(0, &[]).is_err());
     }
 
     #[test]

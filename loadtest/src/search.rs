@@ -26,7 +26,7 @@ pub(crate) struct SearchArgs {
     /// Id of the knowledge base
     #[arg(long, value_name = "ID")]
     pub(crate) knowledge_base: Uuid,
-    /// File with questions, one a line; without it, 200 about PostgreSQL that are built in
+    /// File with questions, one a line; without it, 206 about PostgreSQL that are built in
     #[arg(long, value_name = "FILE")]
     questions: Option<PathBuf>,
     /// How many hits
@@ -64,7 +64,7 @@ impl Mode {
 /// Runs `search`.
 ///
 /// # Errors
-/// If the server or a peer cannot be reached, or the server does not find anything.
+/// If the server or a peer cannot be reached, the server does not find anything, or requests failed.
 pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<()> {
     let questions = questions::read(args.questions.as_deref())?;
     let searches = Searches::new(args, &questions)?;

@@ -33,12 +33,30 @@ const PEER_SILENCE_MAX: Duration = Duration::from_secs(30);
 pub struct Address {
     pub(super) config: Config,
     pub(super) tls: MakeRustlsConnect,
+    /// The setting that it comes from; none for the private Postgres.
+    setting: Option<String>,
 }
 
 impl std::fmt::Debug for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // `Config` hides the password.
         self.config.fmt(f)
+    }
+}
+
+impl std::fmt::Display for Address {
+    /// Host, port, role, database and setting, for people; no password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.config.get_hosts().first(), self.config.get_hostaddrs().first()) {
+            (Some(Host::Tcp(host)), _) => f.write_str(host)?,
+            (Some(Host::Unix(folder)), _) => write!(f, "{}", folder.display())?,
+            (None, Some(address)) => write!(f, "{address}")?,
+            (None, None) => {}
+        }
+        write!(f, ":{}", self.config.get_ports().first().unwrap_or(&5432))?;
+        let user = self.config.get_user().unwrap_or_default();
+        write!(f, " as {user}, database {}", self.config.get_dbname().unwrap_or(user))?;
+        self.setting.iter().try_for_each(|setting| write!(f, ", from {setting}"))
     }
 }
 
@@ -61,29 +79,30 @@ impl Address {
             config.ssl_mode(SslMode::Disable);
         }
         let tls = security.tls().map_err(wrong)?;
-        Ok(Self::new(config, tls, connect_timeout))
+        Ok(Self::new(config, tls, connect_timeout, Some(name.to_owned())))
     }
 
     /// Through the Unix socket in `socket_dir`, without a password.
     pub(super) fn local(socket_dir: &Path, port: u16, user: &str, database: &str, connect_timeout: Duration) -> Self {
         let mut config = Config::new();
         config.host_path(socket_dir).port(port).user(user).dbname(database).ssl_mode(SslMode::Disable);
-        Self::new(config, MakeRustlsConnect::new(client_config(unverified())), connect_timeout)
+        Self::new(config, MakeRustlsConnect::new(client_config(unverified())), connect_timeout, None)
     }
 
-    fn new(mut config: Config, tls: MakeRustlsConnect, connect_timeout: Duration) -> Self {
+    fn new(mut config: Config, tls: MakeRustlsConnect, connect_timeout: Duration, setting: Option<String>) -> Self {
         config.connect_timeout(connect_timeout);
         config.keepalives_idle(PEER_SILENCE_MAX / 2).keepalives_interval(PEER_SILENCE_MAX / 6).keepalives_retries(3);
         config.tcp_user_timeout(PEER_SILENCE_MAX);
         if config.get_application_name().is_none() {
             config.application_name("tertulia");
         }
-        Self { config, tls }
+        Self { config, tls, setting }
     }
 
     /// A connection beside the pools. Nothing moves on it until the caller has its second half polled.
     pub(super) async fn connect(&self) -> Result<(Client, Connection<Socket, TlsStream>), StoreError> {
-        self.config.connect(self.tls.clone()).await.map_err(StoreError::Connect)
+        let connected = self.config.connect(self.tls.clone()).await;
+        connected.map_err(|source| StoreError::Connect { place: self.to_string(), source })
     }
 
     /// A connection beside the pools, driven by a task on the current runtime until the client is dropped.
@@ -246,6 +265,13 @@ mod tests {
 
         let address = parse("postgres://app@%2Frun%2Fpostgresql/d").expect("it fits");
         assert_eq!(address.config.get_ssl_mode(), SslMode::Disable, "sockets are not encrypted");
+    }
+
+    #[test]
+    fn it_says_where_it_leads_but_no_password() {
+        let check = |url: &str, told: &str| assert_eq!(parse(url).expect("it fits").to_string(), told);
+        check("postgres://app:secret@h:6432/d", "h:6432 as app, database d, from database.url");
+        check("postgres://app@%2Frun%2Fpostgresql", "/run/postgresql:5432 as app, database app, from database.url");
     }
 
     #[test]

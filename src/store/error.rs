@@ -18,8 +18,14 @@ pub enum StoreError {
         waited: Duration,
     },
     /// Postgres refused a new connection, or nobody is there.
-    #[error("no connection to postgres")]
-    Connect(#[source] tokio_postgres::Error),
+    #[error("no connection to postgres at {place}: does it run there, and does it know this role and database?")]
+    Connect {
+        /// Where it should be and as whom, as [`super::Address`] shows itself.
+        place: String,
+        /// What the connection met with.
+        #[source]
+        source: tokio_postgres::Error,
+    },
     /// A new connection was not ready in time.
     #[error("postgres did not answer a new connection in time")]
     ConnectTimeout,
@@ -111,7 +117,7 @@ impl StoreError {
     /// What Postgres calls the failure.
     pub(super) fn code(&self) -> Option<&SqlState> {
         match self {
-            Self::Statement { source, .. } | Self::Connect(source) => source.code(),
+            Self::Statement { source, .. } | Self::Connect { source, .. } => source.code(),
             _ => None,
         }
     }
@@ -119,7 +125,9 @@ impl StoreError {
     /// Whether Postgres is away or overloaded, so that the same call may go well a little later.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Busy { .. } | Self::Connect(_) | Self::ConnectTimeout | Self::Closed | Self::ListenerClosed => true,
+            Self::Busy { .. } | Self::Connect { .. } | Self::ConnectTimeout | Self::Closed | Self::ListenerClosed => {
+                true
+            }
             Self::Statement { source, .. } => match source.code() {
                 Some(code) => is_transient(code),
                 // Without a code, Postgres did not answer. What could not be sent at all is our own mistake.

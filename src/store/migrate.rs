@@ -6,7 +6,7 @@
 
 use tokio_postgres::{Client, error::SqlState};
 
-use super::{Address, StoreError};
+use super::{Address, StoreError, roles};
 
 mod compiled {
     refinery::embed_migrations!("migrations");
@@ -39,7 +39,14 @@ pub async fn migrate(owner: &Address) -> Result<Vec<String>, StoreError> {
 /// If it is older, or not there; or if the database cannot be reached.
 pub async fn check_schema(service: &Address) -> Result<(), StoreError> {
     let client = service.connect_and_drive().await?;
-    let found = version(&client).await?;
+    let found = match version(&client).await {
+        // Most often such a role is not in its group, and to hear that says more.
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            roles::check_service(&client).await?;
+            return Err(error);
+        }
+        outcome => outcome?,
+    };
     let wanted = compiled::migrations::runner().get_migrations().iter().map(refinery::Migration::version).max();
     let wanted = wanted.unwrap_or(0);
     match found {

@@ -112,9 +112,9 @@ impl Connections {
         let missing = |name: &str| StoreError::Setup(format!("{name} is not set"));
         Ok(Self {
             user: parse("database.url (DATABASE_URL)", &database.url)?.ok_or_else(|| missing("database.url"))?,
-            service: parse("database.service_url", &database.service_url)?
+            service: parse("database.service_url (TERTULIA_DATABASE_SERVICE_URL)", &database.service_url)?
                 .ok_or_else(|| missing("database.service_url"))?,
-            owner: parse("database.direct_url", &database.direct_url)?,
+            owner: parse("database.direct_url (TERTULIA_DATABASE_DIRECT_URL)", &database.direct_url)?,
         })
     }
 }

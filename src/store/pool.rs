@@ -28,6 +28,8 @@ pub(super) struct Pool {
     pool: deadpool_postgres::Pool,
     acquire_timeout: Duration,
     reaper: AbortHandle,
+    /// Where its connections lead, for errors.
+    place: String,
     surroundings: Arc<Surroundings>,
 }
 
@@ -82,7 +84,8 @@ impl Pool {
             .map_err(|error| StoreError::Setup(format!("the {name} pool cannot be built: {error}")))?;
         let reaper = runtime.spawn(close_idle(pool.weak(), idle, lifetime)).abort_handle();
         let surroundings = Arc::new(Surroundings { runtime, tls: address.tls.clone(), durations });
-        Ok(Self { name, pool, acquire_timeout: database.acquire_timeout, reaper, surroundings })
+        let acquire_timeout = database.acquire_timeout;
+        Ok(Self { name, pool, acquire_timeout, reaper, place: address.to_string(), surroundings })
     }
 
     /// A connection, waited for until `deadline` at most.
@@ -98,7 +101,7 @@ impl Pool {
         outcome.map_err(|error| match error {
             PoolError::Timeout(TimeoutType::Wait) => StoreError::Busy { pool: self.name, waited: self.acquire_timeout },
             PoolError::Timeout(_) => StoreError::ConnectTimeout,
-            PoolError::Backend(source) => StoreError::Connect(source),
+            PoolError::Backend(source) => StoreError::Connect { place: self.place.clone(), source },
             PoolError::Closed | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => StoreError::Closed,
         })
     }

@@ -128,6 +128,13 @@ fn what_is_missing_is_named_with_what_to_do() {
     let outcome = outcome_of(no_postgres);
     assert!(outcome.code == 1 && outcome.stderr.contains("apt-get install"), "{outcome:?}");
 
+    let mut no_database = command(&serve);
+    let url = "postgres://app:secret@127.0.0.1:9/d";
+    no_database.env("DATABASE_URL", url).env("TERTULIA_DATABASE_SERVICE_URL", url);
+    let outcome = outcome_of(no_database);
+    assert!(outcome.code == 1 && !outcome.stderr.contains("secret"), "{outcome:?}");
+    assert!(outcome.stderr.contains("127.0.0.1:9 as app") && outcome.stderr.contains("_URL"), "{outcome:?}");
+
     let file = dir.path().join("a-file");
     fs::write(&file, "").unwrap();
     let outcome = run(&["serve", "--listen", "127.0.0.1:0", "--data-dir", file.join("data").to_str().unwrap()]);

@@ -15,6 +15,7 @@ mod knowledge_bases;
 mod lists;
 mod openapi;
 mod outage;
+mod scripts;
 mod search;
 mod sync;
 mod tenancy;

@@ -1,8 +1,12 @@
 //! The OpenAPI document: every route is in it, and the answers have the form that it says.
 
+use std::{cmp::Reverse, collections::BTreeSet};
+
+use hyper::Method;
+use serde_json::{Value, json};
 use tertulia::api;
 
-use crate::harness::TestApp;
+use crate::harness::{Reply, TestApp};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_document_has_every_route_and_the_page_shows_it() {
@@ -19,4 +23,137 @@ async fn the_document_has_every_route_and_the_page_shows_it() {
     assert_eq!(page.status, 200);
     let html = String::from_utf8_lossy(&page.body);
     assert!(html.contains("<html") && !html.contains("src=\"http"), "the page loads something from elsewhere");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_has_the_form_that_the_document_says() {
+    let app = TestApp::start().await;
+    let document = app.client().get("/openapi.json").await.json();
+    let acme = app.tenant("acme").await;
+    let id = acme.knowledge_base("manual").await;
+    let draft = json!({
+        "title": "A note", "content": "# One\n\nThe secret is swordfish.", "content_type": "text/markdown",
+        "source_url": "https://example.com/a", "metadata": { "lang": "en" },
+    });
+    let version = acme.put_document(&id, "a", &draft).await;
+    acme.until_in_memory(&id, version).await;
+
+    // What others need is deleted last, the inner before the outer.
+    let mut routes: Vec<_> = api::ROUTES.iter().collect();
+    routes.sort_by_key(|route| (route.method == Method::DELETE, Reverse(route.pattern.len())));
+    for route in routes {
+        let path = route.pattern.replace("{knowledge_base_id}", &id).replace("{document}", "a");
+        let body = match (&route.method, route.pattern) {
+            (&Method::POST, "/v1/knowledge-bases") => json!({ "name": "another" }).to_string(),
+            (&Method::POST, _) => json!({ "query": "secret", "explain": true }).to_string(),
+            (&Method::PUT, _) => draft.to_string(),
+            _ => String::new(),
+        };
+        let operation = &document["paths"][route.pattern][route.method.as_str().to_ascii_lowercase()];
+        let send = |client: &crate::harness::Client| {
+            let (client, path, body) = (client.clone(), path.clone(), body.clone());
+            async move { client.send_bytes(route.method.clone(), &path, "application/json", body).await }
+        };
+        if route.scope().is_some() {
+            let refused = send(&app.client()).await;
+            assert_eq!(refused.status, 401, "{path}");
+            check_reply(&document, operation, &refused, &path);
+        }
+        let reply = send(&acme.client).await;
+        assert!((200..300).contains(&reply.status), "{} {path}: {reply:?}", route.method);
+        check_reply(&document, operation, &reply, &path);
+    }
+}
+
+/// Panics unless `reply` is one of those that `operation` tells of.
+fn check_reply(document: &Value, operation: &Value, reply: &Reply, path: &str) {
+    let told = resolve(document, &operation["responses"][reply.status.to_string()]);
+    assert!(told.is_object(), "{path} answered {}, which the document does not know", reply.status);
+    let Some(contents) = told["content"].as_object() else {
+        assert!(reply.body.is_empty(), "{path} answered with a body that the document does not know");
+        return;
+    };
+    let content_type = reply.header("content-type").unwrap_or_default();
+    let media_type = content_type.split(';').next().unwrap_or_default();
+    let schema = &contents.get(media_type).unwrap_or_else(|| panic!("{path} answered in {content_type}"))["schema"];
+    // Of any other text, the media type is all that the document says.
+    if schema.get("$ref").is_some() {
+        check_value(document, schema, &reply.json(), path);
+    }
+}
+
+/// Panics unless `value` is as `schema` says: types, required and known properties, ranges, choices.
+fn check_value(document: &Value, schema: &Value, value: &Value, place: &str) {
+    let schema = resolve(document, schema);
+    for keyword in schema.as_object().unwrap_or_else(|| panic!("{place}: no schema")).keys() {
+        const KNOWN: [&str; 9] =
+            ["type", "required", "properties", "items", "oneOf", "minimum", "format", "description", "default"];
+        assert!(KNOWN.contains(&keyword.as_str()), "{place}: this test does not know `{keyword}`");
+    }
+    if let Some(choices) = schema["oneOf"].as_array() {
+        let is_null = |choice: &&Value| choice["type"] == "null";
+        assert!(choices.len() == 2 && choices.iter().any(|choice| is_null(&choice)), "{place}: {schema}");
+        if let Some(choice) = choices.iter().find(|choice| is_null(choice) == value.is_null()) {
+            check_value(document, choice, value, place);
+        }
+        return;
+    }
+    let types: BTreeSet<&str> = match &schema["type"] {
+        Value::Array(types) => types.iter().filter_map(Value::as_str).collect(),
+        one => one.as_str().into_iter().collect(),
+    };
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if types.contains("integer") && (number.is_u64() || number.is_i64()) => "integer",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    assert!(types.contains(kind), "{place} is {value}, not {types:?}");
+    if let (Some(least), Some(number)) = (schema["minimum"].as_f64(), value.as_f64()) {
+        assert!(number >= least, "{place} is {value}");
+    }
+    if schema["format"] == "uuid" && value.is_string() {
+        assert!(value.as_str().is_some_and(|text| text.parse::<uuid::Uuid>().is_ok()), "{place} is {value}");
+    }
+    if let (Some(items), Value::Array(values)) = (schema.get("items"), value) {
+        values.iter().for_each(|value| check_value(document, items, value, &format!("{place}[]")));
+    }
+    // An object without properties, such as metadata, may hold anything.
+    if let (Some(properties), Value::Object(fields)) = (schema["properties"].as_object(), value) {
+        for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            assert!(fields.contains_key(name), "{place} lacks `{name}`: {value}");
+        }
+        for (name, value) in fields {
+            let schema = properties.get(name).unwrap_or_else(|| panic!("{place} has an unknown `{name}`: {value}"));
+            check_value(document, schema, value, &format!("{place}.{name}"));
+        }
+    }
+}
+
+/// What a reference leads to; what is none is given back.
+fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+    match value["$ref"].as_str() {
+        Some(reference) => document.pointer(reference.trim_start_matches('#')).unwrap(),
+        None => value,
+    }
+}
+
+#[test]
+fn the_check_finds_what_differs() {
+    let document = json!({ "a": { "type": "object", "required": ["n"], "properties": {
+        "n": { "type": "integer", "minimum": 0 }, "s": { "type": ["string", "null"] },
+    } } });
+    let passes = |value: Value| {
+        let schema = json!({ "type": "array", "items": { "$ref": "#/a" } });
+        std::panic::catch_unwind(|| check_value(&document, &schema, &value, "it")).is_ok()
+    };
+    assert!(passes(json!([{ "n": 1, "s": null }, { "n": 0 }])));
+    for wrong in
+        [json!({}), json!([{}]), json!([{ "n": -1 }]), json!([{ "n": 1, "s": 2 }]), json!([{ "n": 1, "x": 1 }])]
+    {
+        assert!(!passes(wrong.clone()), "{wrong}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use tertulia::{api, ctx::Scope};
+use tokio_postgres::{SimpleQueryMessage, error::SqlState};
 
 use crate::harness::{TestApp, connect, external_ids};
 
@@ -98,6 +99,8 @@ async fn the_application_role_sees_and_writes_only_its_tenant() {
     let (acme, other) = (app.tenant("acme").await, app.tenant("other").await);
     let id = acme.knowledge_base("manual").await;
     acme.put_text(&id, "a", "Mine.").await;
+    acme.put_text(&id, "gone", "Mine too.").await;
+    assert_eq!(acme.client.delete(&format!("/v1/knowledge-bases/{id}/documents/gone")).await.status, 200);
     let sql = connect(&app.database.user_url()).await;
     let as_tenant =
         |tenant: &crate::harness::Tenant| format!("SELECT set_config('tertulia.tenant_id', '{}', true)", tenant.id);
@@ -105,36 +108,48 @@ async fn the_application_role_sees_and_writes_only_its_tenant() {
                   WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace AND a.attname = 'tenant_id'";
     let tables: Vec<String> = sql.query(tables, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
     assert!(tables.iter().any(|name| name == "knowledge_chunks"), "{tables:?}");
-    for table in tables {
-        let count = |rows: Vec<tokio_postgres::SimpleQueryMessage>| {
-            rows.iter().filter(|row| matches!(row, tokio_postgres::SimpleQueryMessage::Row(_))).count()
+    // Rows of the statement, besides set_config's own; none also where the role has no right to the table at all.
+    let rows_of = async |tenant: &crate::harness::Tenant, statement: &str| {
+        let script = format!("BEGIN; {}; {statement}; ROLLBACK", as_tenant(tenant));
+        let outcome = sql.simple_query(&script).await;
+        let rows = match outcome {
+            Ok(messages) => messages.iter().filter(|it| matches!(it, SimpleQueryMessage::Row(_))).count() - 1,
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => 0,
+            Err(error) => panic!("{statement}: {error:?}"),
         };
-        let nobody = sql.simple_query(&format!("SELECT * FROM {table}")).await;
-        assert_eq!(nobody.map(count).unwrap_or(0), 0, "{table} shows rows without a tenant");
-        let script = format!(
-            "BEGIN; {}; SELECT tenant_id FROM {table} WHERE tenant_id = '{}'; COMMIT",
-            as_tenant(&other),
-            acme.id
-        );
-        let outcome = sql.simple_query(&script).await;
-        // One row is set_config's own.
-        assert!(outcome.map(count).unwrap_or(1) == 1, "{table} shows another tenant's rows");
-        let _ = sql.batch_execute("ROLLBACK").await;
-        let script = format!(
-            "BEGIN; {}; DELETE FROM {table} WHERE tenant_id = '{}' RETURNING 1; COMMIT",
-            as_tenant(&other),
-            acme.id
-        );
-        let outcome = sql.simple_query(&script).await;
-        assert!(outcome.map(count).unwrap_or(1) == 1, "{table} lets another tenant's rows be deleted");
-        let _ = sql.batch_execute("ROLLBACK").await;
+        sql.batch_execute("ROLLBACK").await.unwrap();
+        rows
+    };
+    let mut shown = Vec::new();
+    for table in &tables {
+        let nobody = sql.simple_query(&format!("SELECT 1 FROM {table}")).await;
+        match nobody {
+            Ok(rows) => {
+                assert!(!rows.iter().any(|it| matches!(it, SimpleQueryMessage::Row(_))), "{table} without tenant")
+            }
+            Err(error) => assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{table}: {error:?}"),
+        }
+        let select = format!("SELECT 1 FROM {table} WHERE tenant_id = '{}'", acme.id);
+        let delete = format!("DELETE FROM {table} WHERE tenant_id = '{}' RETURNING 1", acme.id);
+        assert_eq!(rows_of(&other, &select).await, 0, "{table} shows another tenant's rows");
+        assert_eq!(rows_of(&other, &delete).await, 0, "{table} lets another tenant's rows be deleted");
+        // The same as the tenant itself: that the statement finds rows where it may is what makes the above worth something.
+        if rows_of(&acme, &select).await > 0 {
+            shown.push(table.as_str());
+        }
     }
+    shown.sort_unstable();
+    let readable = ["chunk_deletions", "documents", "embedding_generations", "knowledge_bases", "knowledge_chunks"];
+    assert_eq!(shown, readable, "a tenant sees its own rows of each table that the role may read, and of no other");
+    let documents = format!("DELETE FROM documents WHERE tenant_id = '{}' RETURNING 1", acme.id);
+    assert_eq!(rows_of(&acme, &documents).await, 1, "a tenant may delete its own");
     let steal = format!(
         "BEGIN; {}; INSERT INTO knowledge_bases (tenant_id, name) VALUES ('{}', 'theirs'); COMMIT",
         as_tenant(&other),
         acme.id
     );
-    assert!(sql.batch_execute(&steal).await.is_err(), "a row was written for another tenant");
+    let error = sql.batch_execute(&steal).await.expect_err("a row was written for another tenant");
+    assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,4 +169,24 @@ async fn a_user_role_that_can_bypass_row_security_is_refused() {
     let outcome = tertulia::store::Store::connect(&connections, &config, &tokio::runtime::Handle::current()).await;
     let told = format!("{:#}", anyhow::Error::new(outcome.err().expect("the owner was taken for a user role")));
     assert!(told.contains("row security"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_role_outside_its_group_is_told_so() {
+    let app = TestApp::start().await;
+    let sql = connect(&app.database.owner_url()).await;
+    let role = format!("loner_of_{}", app.database.name());
+    sql.batch_execute(&format!("CREATE ROLE {role} LOGIN")).await.unwrap();
+    let config = tertulia::config::Config::load(
+        |name| match name {
+            "DATABASE_URL" => Some(app.database.user_url()),
+            "TERTULIA_DATABASE_SERVICE_URL" => Some(app.database.service_url().replace("tertulia_svc", &role)),
+            _ => None,
+        },
+        None,
+    );
+    let connections = tertulia::store::Connections::from_config(&config.unwrap().database, None).unwrap();
+    let outcome = tertulia::store::check_schema(&connections.service).await;
+    let told = format!("{:#}", anyhow::Error::new(outcome.expect_err("it may read nothing")));
+    assert!(told.contains("GRANT tertulia_service") && told.contains(&role), "{told}");
 }

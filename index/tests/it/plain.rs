@@ -68,7 +68,7 @@ impl Plain {
         best(self.chunks.values().filter(|chunk| passes(chunk)).map(|chunk| (chunk.id, cosine(chunk))), k)
     }
 
-    /// BM25 with titles and headings counted twice, as a share of what no chunk can reach.
+    /// BM25 with headings counted twice, as a share of what no chunk can reach.
     fn keyword(&self, text: &str, k: usize, passes: impl Fn(&Chunk) -> bool) -> Vec<(Uuid, f32)> {
         let words: BTreeMap<Uuid, (u32, BTreeMap<String, u32>)> =
             self.chunks.iter().map(|(id, chunk)| (*id, words_of(chunk))).collect();

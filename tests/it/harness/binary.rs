@@ -27,7 +27,16 @@ pub fn data_dir() -> tempfile::TempDir {
 /// The binary with nothing of the caller's own environment that could change what it does.
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tertulia"));
-    command.args(arguments).env_remove("DATABASE_URL").env("TERTULIA_RETRIEVAL_WEIGHTS_DIR", weights_dir());
+    without_settings(&mut command).args(arguments).env("TERTULIA_RETRIEVAL_WEIGHTS_DIR", weights_dir());
+    command
+}
+
+/// Keeps from `command` every variable that the server reads: `DATABASE_URL` and all that start with `TERTULIA_`.
+pub fn without_settings(command: &mut Command) -> &mut Command {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    for name in names.filter(|name| name == "DATABASE_URL" || name.as_encoded_bytes().starts_with(b"TERTULIA_")) {
+        command.env_remove(name);
+    }
     command
 }
 

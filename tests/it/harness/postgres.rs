@@ -1,6 +1,7 @@
 //! One Postgres for all tests of the run, started by the server's own code; a migrated database for each test.
 
 use std::{
+    os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{
@@ -130,5 +131,6 @@ fn start() -> Cluster {
 fn janitor(dir: &std::path::Path) -> Child {
     let script =
         "read -r _; kill -QUIT \"$(head -n 1 \"$1/postgres/postmaster.pid\")\" 2>/dev/null; sleep 0.5; rm -rf \"$1\"";
-    Command::new("sh").args(["-c", script, "sh"]).arg(dir).stdin(Stdio::piped()).spawn().unwrap()
+    // In a group of its own: Ctrl-C at the terminal goes to the tests' whole group.
+    Command::new("sh").args(["-c", script, "sh"]).arg(dir).stdin(Stdio::piped()).process_group(0).spawn().unwrap()
 }
