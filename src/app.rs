@@ -20,6 +20,7 @@ use crate::{
     api,
     compute::Compute,
     config::Config,
+    http::body::Room,
     knowledge::{BaseKey, Knowledge, LoadedBases, snapshots::Snapshots, sync::Sync},
     metrics::Metrics,
     server::{ConnInfo, Counters, Server},
@@ -48,6 +49,8 @@ pub struct App {
     pub accounts: Arc<Accounts>,
     /// Documents in, ranked chunks out.
     pub knowledge: Knowledge,
+    /// Memory for documents under way.
+    pub documents_room: Room,
     /// Work that outlives its request.
     pub tasks: Tasks,
     store: Arc<Store>,
@@ -162,6 +165,7 @@ impl Stack {
         let knowledge =
             Knowledge::new(store.clone(), Arc::new(encoder), compute, loaded, sync.clone(), config.retrieval.clone());
         let app = Arc::new(App {
+            documents_room: Room::new(config.server.documents_held_bytes_max),
             config,
             metrics,
             accounts: accounts.clone(),

@@ -3,7 +3,6 @@
 //! A document is put in one of two ways: as it is (`Content-Type: text/html`, `application/pdf`, …; title, address and
 //! metadata in the query string), or inside JSON.
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -173,11 +172,11 @@ async fn read_draft(req: Request) -> Result<DocumentDraft, Error> {
     }
     let content_type = req.content_type().map(str::to_owned);
     let draft = if content_type.as_deref().is_none_or(|it| it.starts_with("application/json")) {
-        let json: DocumentJson = req.json().await?;
+        let (json, place): (DocumentJson, _) = req.json_in_place().await?;
         DocumentDraft {
             external_id,
             media_type: media_type(json.content_type.as_deref().unwrap_or("text/plain"), "content_type")?,
-            content: Bytes::from(json.content),
+            content: place.keep(json.content),
             title: json.title,
             source_url: json.source_url,
             metadata: json.metadata,

@@ -40,7 +40,7 @@ use crate::{
     error::Error,
     http::{
         Body, Request, Response,
-        body::Limits,
+        body::{Limits, Place},
         compress::compress,
         negotiate::{Choice, negotiate},
         problem, respond,
@@ -77,7 +77,7 @@ pub enum BodyLimit {
     Nothing,
     /// `server.body_bytes_max`.
     Json,
-    /// `server.document_bytes_max`.
+    /// `server.document_bytes_max`; all at once have `server.documents_held_bytes_max`.
     Document,
 }
 
@@ -218,7 +218,8 @@ async fn answer(
     let deadline = tokio::time::Instant::now() + config.handler_timeout;
     match row.route.access {
         Access::Public(handler) => {
-            let request = Request::new(head, body, row.route.pattern, limits(row.route.body, config))?;
+            let request =
+                Request::new(head, body, row.route.pattern, limits(row.route.body, config), Place::default())?;
             guarded(deadline, handler(app, request)).await
         }
         Access::Key(scope, handler) => {
@@ -236,7 +237,11 @@ async fn answer(
                     request_id: request_id.clone(),
                     deadline,
                 };
-                let request = Request::new(head, body, row.route.pattern, limits(row.route.body, config))?;
+                let place = match row.route.body {
+                    BodyLimit::Document => app.documents_room.place(),
+                    BodyLimit::Nothing | BodyLimit::Json => Place::default(),
+                };
+                let request = Request::new(head, body, row.route.pattern, limits(row.route.body, config), place)?;
                 row.check_query(&request)?;
                 handler(&ctx, app, request).await
             };

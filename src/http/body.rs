@@ -1,9 +1,10 @@
 //! Request bodies: brought in whole, within a size, an inflated size and a time.
 //!
 //! A body that says it is too long is refused before a byte of it is read; one that turns out to be, as soon as it does. A
-//! compressed bomb costs at most the limit and one byte, and shares the thread while it is inflated.
+//! compressed bomb costs at most the limit and one byte, and shares the thread while it is inflated. Large bodies share a
+//! [`Room`], so that many at once do not fill the memory.
 
-use std::{error::Error as StdError, fmt, io, pin::pin, time::Duration};
+use std::{error::Error as StdError, fmt, io, pin::pin, sync::Arc, time::Duration};
 
 use async_compression::tokio::bufread::{BrotliDecoder, DeflateDecoder, GzipDecoder, ZlibDecoder};
 use bytes::Bytes;
@@ -14,7 +15,10 @@ use hyper::{
     body::Body,
     header::{CONTENT_ENCODING, CONTENT_LENGTH},
 };
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tokio_util::io::StreamReader;
 
 use super::negotiate::Coding;
@@ -34,12 +38,77 @@ pub struct Limits {
     pub timeout: Duration,
 }
 
-/// The whole body, inflated.
+/// Memory that bodies share, in bytes. Nobody waits for it: a body that finds too little left is refused.
+#[derive(Debug, Clone)]
+pub struct Room(Arc<Semaphore>);
+
+impl Room {
+    /// Room for bodies of `bytes` in all.
+    pub fn new(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
+    }
+
+    /// A place for a body that is yet to come.
+    pub fn place(&self) -> Place {
+        Place { room: Some(self.clone()), taken: None }
+    }
+}
+
+/// What one body takes of a [`Room`], given back when this is dropped.
+#[derive(Debug, Default)]
+pub struct Place {
+    /// None for bodies so small that they need no bound in common.
+    room: Option<Room>,
+    taken: Option<OwnedSemaphorePermit>,
+}
+
+impl Place {
+    /// `content`, which keeps this place for as long as it is used.
+    pub fn keep(self, content: impl AsRef<[u8]> + Send + 'static) -> Bytes {
+        struct Kept<T>(T, #[expect(dead_code, reason = "held, and given back when it is dropped")] Place);
+        impl<T: AsRef<[u8]>> AsRef<[u8]> for Kept<T> {
+            fn as_ref(&self) -> &[u8] {
+                self.0.as_ref()
+            }
+        }
+        match self.taken {
+            Some(_) => Bytes::from_owner(Kept(content, self)),
+            None => Bytes::from_owner(content),
+        }
+    }
+
+    fn grow(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        let Some(Room(room)) = &self.room else { return Ok(()) };
+        let more = u32::try_from(bytes).ok().and_then(|bytes| room.clone().try_acquire_many_owned(bytes).ok());
+        let more = more.ok_or(NoRoom)?;
+        match &mut self.taken {
+            Some(taken) => taken.merge(more),
+            None => self.taken = Some(more),
+        }
+        Ok(())
+    }
+}
+
+/// Other bodies have all of the room.
+#[derive(Debug)]
+struct NoRoom;
+
+impl From<NoRoom> for Error {
+    fn from(NoRoom: NoRoom) -> Self {
+        Self::Unavailable {
+            detail: "The server has as many documents in hand as it can hold.",
+            retry_after: Duration::from_secs(1),
+            source: None,
+        }
+    }
+}
+
+/// The whole body, inflated, for which `place` grows.
 ///
 /// # Errors
-/// `TooLarge`, `RequestTimeout`; `UnsupportedCoding` for a coding that is not known or more than one; `Invalid` for a body that
+/// `TooLarge`, `RequestTimeout`; `Unavailable` if there is no room; `UnsupportedCoding` for a coding that is not known or more than one; `Invalid` for a body that
 /// does not inflate or ends early.
-pub async fn read<B>(headers: &HeaderMap, body: B, limits: Limits) -> Result<Bytes, Error>
+pub async fn read<B>(headers: &HeaderMap, body: B, limits: Limits, place: &mut Place) -> Result<Bytes, Error>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
@@ -51,8 +120,11 @@ where
     }
     let reading = async {
         match coding {
-            None => collect(body, limits.bytes_max).await,
-            Some(coding) => inflate(coding, body, limits.bytes_max).await.map_err(|error| told(&error, coding, limits)),
+            None => collect(body, limits.bytes_max, place).await,
+            Some(coding) => {
+                let inflated = inflate(coding, body, limits.bytes_max, place).await;
+                inflated.map_err(|error| told(&error, coding, limits))
+            }
         }
     };
     tokio::time::timeout(limits.timeout, reading).await.unwrap_or(Err(Error::RequestTimeout))
@@ -80,7 +152,7 @@ fn unsupported(what: &str) -> Error {
     Error::UnsupportedCoding { detail: format!("Content-Encoding is {what}; send br, gzip, deflate or none of them.") }
 }
 
-async fn collect<B>(body: B, bytes_max: usize) -> Result<Bytes, Error>
+async fn collect<B>(body: B, bytes_max: usize, place: &mut Place) -> Result<Bytes, Error>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
@@ -96,6 +168,7 @@ where
         if first.len() + all.len() + data.len() > bytes_max {
             return Err(Error::TooLarge { limit_bytes: bytes_max });
         }
+        place.grow(data.len())?;
         if all.is_empty() && first.is_empty() {
             first = data;
             continue;
@@ -113,6 +186,7 @@ where
 #[derive(Debug)]
 enum Arrival {
     TooLong,
+    NoRoom,
     EndedEarly(Box<dyn StdError + Send + Sync>),
     Trailing,
 }
@@ -121,6 +195,7 @@ impl fmt::Display for Arrival {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLong => f.write_str("the body is too long"),
+            Self::NoRoom => f.write_str("there is no room for the body"),
             Self::EndedEarly(error) => write!(f, "the body ended early: {error}"),
             Self::Trailing => f.write_str("something follows the compressed data"),
         }
@@ -129,7 +204,7 @@ impl fmt::Display for Arrival {
 
 impl StdError for Arrival {}
 
-async fn inflate<B>(coding: Coding, body: B, bytes_max: usize) -> io::Result<Bytes>
+async fn inflate<B>(coding: Coding, body: B, bytes_max: usize, place: &mut Place) -> io::Result<Bytes>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
@@ -142,23 +217,23 @@ where
     });
     let mut source = pin!(StreamReader::new(frames.fuse()));
     let inflated = match coding {
-        Coding::Brotli => read_within(BrotliDecoder::new(&mut source), bytes_max).await?,
+        Coding::Brotli => read_within(BrotliDecoder::new(&mut source), bytes_max, place).await?,
         Coding::Gzip => {
             let mut decoder = GzipDecoder::new(&mut source);
             decoder.multiple_members(true);
-            read_within(decoder, bytes_max).await?
+            read_within(decoder, bytes_max, place).await?
         }
         Coding::Deflate if is_zlib(source.fill_buf().await?) => {
-            read_within(ZlibDecoder::new(&mut source), bytes_max).await?
+            read_within(ZlibDecoder::new(&mut source), bytes_max, place).await?
         }
         // Some clients send the bare format under this name (RFC 9110, section 8.4.1.2, note).
-        Coding::Deflate => read_within(DeflateDecoder::new(&mut source), bytes_max).await?,
+        Coding::Deflate => read_within(DeflateDecoder::new(&mut source), bytes_max, place).await?,
     };
     if source.fill_buf().await?.is_empty() { Ok(inflated) } else { Err(io::Error::other(Arrival::Trailing)) }
 }
 
 /// Everything that `reader` gives, if it is at most `bytes_max`.
-async fn read_within(mut reader: impl AsyncRead + Unpin, bytes_max: usize) -> io::Result<Bytes> {
+async fn read_within(mut reader: impl AsyncRead + Unpin, bytes_max: usize, place: &mut Place) -> io::Result<Bytes> {
     let mut all = Vec::new();
     let mut until_yield = YIELD_BYTES;
     loop {
@@ -172,6 +247,7 @@ async fn read_within(mut reader: impl AsyncRead + Unpin, bytes_max: usize) -> io
         if all.len() > bytes_max {
             return Err(io::Error::other(Arrival::TooLong));
         }
+        place.grow(read).map_err(|NoRoom| io::Error::other(Arrival::NoRoom))?;
         match until_yield.checked_sub(read) {
             Some(rest) => until_yield = rest,
             None => {
@@ -191,6 +267,7 @@ fn is_zlib(start: &[u8]) -> bool {
 fn told(error: &io::Error, coding: Coding, limits: Limits) -> Error {
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(Arrival::TooLong) => Error::TooLarge { limit_bytes: limits.bytes_max },
+        Some(Arrival::NoRoom) => NoRoom.into(),
         Some(Arrival::EndedEarly(error)) => ended_early(error.as_ref()),
         Some(Arrival::Trailing) => {
             Error::invalid(format!("The body has more bytes behind the end of its {} data.", coding.as_str()))
@@ -221,6 +298,15 @@ mod tests {
 
     fn coded(name: &str) -> HeaderMap {
         HeaderMap::from_iter([(CONTENT_ENCODING, HeaderValue::from_str(name).unwrap())])
+    }
+
+    /// [`super::read`] without a bound in common.
+    async fn read<B>(headers: &HeaderMap, body: B, limits: Limits) -> Result<Bytes, Error>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        super::read(headers, body, limits, &mut Place::default()).await
     }
 
     /// A body that arrives in frames of `size` bytes, so that its length is not known beforehand.
@@ -310,6 +396,30 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[tokio::test]
+    async fn bodies_share_a_room_until_nobody_uses_them() {
+        let room = Room::new(2_000);
+        let read = async |headers: &HeaderMap, body: Vec<u8>| {
+            let mut place = room.place();
+            let content = super::read(headers, in_frames(&body, 64), LIMITS, &mut place).await?;
+            Ok::<_, Error>(place.keep(content))
+        };
+        let plain = vec![b'a'; 1_000];
+        let (none, gzipped) = (HeaderMap::new(), coded("gzip"));
+        let first = read(&none, plain.clone()).await.unwrap();
+        let second = read(&gzipped, gzip(&plain)).await.unwrap();
+        assert_eq!((&first[..], &second[..]), (&plain[..], &plain[..]));
+        for (headers, body) in [(&none, vec![b'a']), (&gzipped, gzip(b"a"))] {
+            assert!(matches!(read(headers, body.clone()).await, Err(Error::Unavailable { .. })));
+        }
+        let shared = first.clone();
+        drop(first);
+        assert!(read(&none, vec![b'a']).await.is_err(), "a copy is still used");
+        drop(shared);
+        assert!(read(&none, vec![b'a'; 1_001]).await.is_err(), "one byte more than is left");
+        assert!(read(&none, plain).await.is_ok(), "what was refused has given its part back");
     }
 
     #[tokio::test]

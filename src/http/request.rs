@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::{
-    body::{self, Limits},
+    body::{self, Limits, Place},
     json,
 };
 use crate::error::Error;
@@ -28,16 +28,23 @@ pub struct Request {
     target: Target,
     body: Incoming,
     limits: Limits,
+    place: Place,
 }
 
 impl Request {
-    /// The request of `head` and `body` to the route with `pattern`, whose bodies have `limits`.
+    /// The request of `head` and `body` to the route with `pattern`, whose bodies have `limits` and come into `place`.
     ///
     /// # Errors
     /// `Invalid` if the path or the query string is not UTF-8 once decoded, or has a NUL character.
-    pub fn new(head: Parts, body: Incoming, pattern: &'static str, limits: Limits) -> Result<Self, Error> {
+    pub fn new(
+        head: Parts,
+        body: Incoming,
+        pattern: &'static str,
+        limits: Limits,
+        place: Place,
+    ) -> Result<Self, Error> {
         let target = Target::new(pattern, &head.uri)?;
-        Ok(Self { head, target, body, limits })
+        Ok(Self { head, target, body, limits, place })
     }
 
     /// The path parameter `name`, decoded; empty if the pattern has none of that name.
@@ -70,12 +77,13 @@ impl Request {
         self.head.headers.get(CONTENT_TYPE)?.to_str().ok()
     }
 
-    /// The whole body, inflated.
+    /// The whole body, inflated. Its place is given back once nobody uses it.
     ///
     /// # Errors
     /// As [`body::read`].
-    pub async fn bytes(self) -> Result<Bytes, Error> {
-        body::read(&self.head.headers, self.body, self.limits).await
+    pub async fn bytes(mut self) -> Result<Bytes, Error> {
+        let bytes = body::read(&self.head.headers, self.body, self.limits, &mut self.place).await?;
+        Ok(self.place.keep(bytes))
     }
 
     /// The body as JSON.
@@ -83,6 +91,14 @@ impl Request {
     /// # Errors
     /// As [`body::read`] and [`json::parse`]; `UnsupportedMediaType` if it says that it is something else.
     pub async fn json<T: DeserializeOwned + Send + 'static>(self) -> Result<T, Error> {
+        self.json_in_place().await.map(|(value, _)| value)
+    }
+
+    /// The body as JSON, and its place, to be held as long as what was in the body is.
+    ///
+    /// # Errors
+    /// As [`Self::json`].
+    pub async fn json_in_place<T: DeserializeOwned + Send + 'static>(mut self) -> Result<(T, Place), Error> {
         if let Some(content_type) = self.head.headers.get(CONTENT_TYPE)
             && !content_type.to_str().is_ok_and(is_json)
         {
@@ -90,12 +106,14 @@ impl Request {
             let detail = format!("Content-Type is `{said}`; send application/json.");
             return Err(Error::UnsupportedMediaType { detail });
         }
-        let bytes = self.bytes().await?;
-        if bytes.len() <= INLINE_JSON_BYTES_MAX {
-            return json::parse(&bytes);
-        }
-        let parsing = tokio::task::spawn_blocking(move || json::parse(&bytes));
-        parsing.await.unwrap_or_else(|error| Err(Error::Internal(error.into())))
+        let bytes = body::read(&self.head.headers, self.body, self.limits, &mut self.place).await?;
+        let value = if bytes.len() <= INLINE_JSON_BYTES_MAX {
+            json::parse(&bytes)
+        } else {
+            let parsing = tokio::task::spawn_blocking(move || json::parse(&bytes));
+            parsing.await.unwrap_or_else(|error| Err(Error::Internal(error.into())))
+        };
+        Ok((value?, self.place))
     }
 }
 

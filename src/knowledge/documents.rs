@@ -89,6 +89,8 @@ impl Knowledge {
             });
         }
         let external_id = draft.external_id.clone();
+        // The bytes count towards the documents that are held at once; so do, with them, the chunks made of them.
+        let _held = draft.content.clone();
         let (document, chunks) = self.prepare(draft, content_sha256).await?;
         let loaded = self.sync.ensure(BaseKey::of(ctx, knowledge_base_id), base.version);
         let turn = loaded.turn_to_write().await;

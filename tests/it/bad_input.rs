@@ -5,7 +5,7 @@ use std::io::Write as _;
 use hyper::Method;
 use serde_json::json;
 
-use crate::harness::{Tenant, TestApp};
+use crate::harness::{Tenant, TestApp, until};
 
 async fn with_base() -> (TestApp, Tenant, String) {
     let app = TestApp::start_with(&[
@@ -195,6 +195,37 @@ async fn slow_heads_and_bodies_are_cut_off() {
     let answer = app.client().raw(head.as_bytes()).await;
     let answer = String::from_utf8_lossy(&answer);
     assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("request_timeout"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_that_fill_the_memory_are_turned_away_until_there_is_room() {
+    let app = TestApp::start_with(&[
+        ("TERTULIA_SERVER_DOCUMENT_BYTES_MAX", "2000"),
+        ("TERTULIA_SERVER_DOCUMENTS_HELD_BYTES_MAX", "2000"),
+    ])
+    .await;
+    let acme = app.tenant("acme").await;
+    let base = acme.knowledge_base("manual").await;
+    let path = format!("/v1/knowledge-bases/{base}/documents/a");
+    let put =
+        async |bytes: usize| acme.client.send_bytes(Method::PUT, &path, "text/plain", "x ".repeat(bytes / 2)).await;
+    assert_eq!(put(2_000).await.status, 200);
+
+    let head = acme.client.request(Method::PUT, "/").body(()).unwrap();
+    let key = head.headers()["authorization"].to_str().unwrap();
+    let mut slow = tokio::net::TcpStream::connect(acme.client.address).await.unwrap();
+    let begun = format!(
+        "PUT {path} HTTP/1.1\r\nHost: t\r\nAuthorization: {key}\r\nContent-Type: text/plain\r\nContent-Length: 2000\r\n\r\n{}",
+        "y".repeat(1_000)
+    );
+    tokio::io::AsyncWriteExt::write_all(&mut slow, begun.as_bytes()).await.unwrap();
+    let refused =
+        until("half of the room is taken", async || Some(put(1_002).await).filter(|it| it.status != 200)).await;
+    assert_eq!((refused.status, refused.problem().as_str()), (503, "unavailable"));
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(put(1_000).await.status, 200, "the other half is free");
+    drop(slow);
+    until("the room is given back", async || (put(2_000).await.status == 200).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
