@@ -49,6 +49,8 @@ pub struct App {
     pub accounts: Arc<Accounts>,
     /// Documents in, ranked chunks out.
     pub knowledge: Knowledge,
+    /// Threads for what would hold up a shard.
+    pub compute: Arc<Compute>,
     /// Memory for documents under way.
     pub documents_room: Room,
     /// Work that outlives its request.
@@ -162,14 +164,21 @@ impl Stack {
             config.retrieval.clone(),
         );
         let accounts = Arc::new(Accounts::new(store.clone()));
-        let knowledge =
-            Knowledge::new(store.clone(), Arc::new(encoder), compute, loaded, sync.clone(), config.retrieval.clone());
+        let knowledge = Knowledge::new(
+            store.clone(),
+            Arc::new(encoder),
+            compute.clone(),
+            loaded,
+            sync.clone(),
+            config.retrieval.clone(),
+        );
         let app = Arc::new(App {
             documents_room: Room::new(config.server.documents_held_bytes_max),
             config,
             metrics,
             accounts: accounts.clone(),
             knowledge,
+            compute,
             tasks: tasks.clone(),
             store: store.clone(),
             connections: listener.counters().clone(),

@@ -133,7 +133,7 @@ impl From<ChunkRow> for ChunkView {
 /// `PUT /v1/knowledge-bases/{knowledge_base_id}/documents/{document}`
 pub async fn put_document(ctx: &Ctx, app: &App, req: Request) -> Result<Response, Error> {
     let knowledge_base_id = knowledge_base_id(&req)?;
-    let draft = read_draft(req).await?;
+    let draft = read_draft(app, req).await?;
     let external_id = draft.external_id.clone();
     let receipt = app.knowledge.put_document(ctx, knowledge_base_id, draft).await?;
     respond::ok(&receipt_view(external_id, &receipt))
@@ -165,14 +165,14 @@ pub async fn list_chunks(ctx: &Ctx, app: &App, req: Request) -> Result<Response,
     lists::respond(&page, chunks.map(ChunkView::from))
 }
 
-async fn read_draft(req: Request) -> Result<DocumentDraft, Error> {
+async fn read_draft(app: &App, req: Request) -> Result<DocumentDraft, Error> {
     let external_id = req.path("document").to_owned();
     if external_id.is_empty() || external_id.len() > EXTERNAL_ID_BYTES_MAX {
         return Err(Error::invalid_field("document", format!("must have 1 to {EXTERNAL_ID_BYTES_MAX} bytes")));
     }
     let content_type = req.content_type().map(str::to_owned);
     let draft = if content_type.as_deref().is_none_or(|it| it.starts_with("application/json")) {
-        let (json, place): (DocumentJson, _) = req.json_in_place().await?;
+        let (json, place): (DocumentJson, _) = req.json_in_place(&app.compute).await?;
         DocumentDraft {
             external_id,
             media_type: media_type(json.content_type.as_deref().unwrap_or("text/plain"), "content_type")?,
