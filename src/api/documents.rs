@@ -28,6 +28,10 @@ const TITLE_CHARS_MAX: usize = 1_000;
 const SOURCE_URL_BYTES_MAX: usize = 4_096;
 /// Largest metadata of a document, in bytes of JSON.
 const METADATA_BYTES_MAX: usize = 16_384;
+/// Most objects and arrays inside one another in metadata, which is an object itself.
+const METADATA_DEPTH_MAX: usize = 63;
+/// Largest magnitude of a number in metadata.
+const METADATA_NUMBER_MAX: f64 = 1.79e308;
 
 /// A document inside JSON.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -211,7 +215,30 @@ fn check(draft: &DocumentDraft) -> Result<(), Error> {
     if metadata_bytes > METADATA_BYTES_MAX {
         return Err(Error::invalid_field("metadata", format!("may have at most {METADATA_BYTES_MAX} bytes of JSON")));
     }
-    Ok(())
+    draft.metadata.iter().try_for_each(|(key, value)| check_metadata(key, value, METADATA_DEPTH_MAX - 1))
+}
+
+/// Refuses what Postgres would (`tertulia_is_metadata`, and that it cannot hold a NUL character). JSON bodies have been
+/// looked at in part, metadata of the query string not at all.
+fn check_metadata(key: &str, value: &Value, depth_left: usize) -> Result<(), Error> {
+    let wrong = |told: String| Err(Error::invalid_field("metadata", told));
+    if key.contains('\0') {
+        return wrong("has a key with a NUL character (\\u0000), which cannot be stored".into());
+    }
+    match value {
+        Value::String(text) if text.contains('\0') => {
+            wrong(format!("has a NUL character (\\u0000) at `{key}`, which cannot be stored"))
+        }
+        Value::Number(number) if number.as_f64().is_none_or(|number| number.abs() > METADATA_NUMBER_MAX) => {
+            wrong(format!("has a number beyond {METADATA_NUMBER_MAX:e} at `{key}`"))
+        }
+        Value::Array(_) | Value::Object(_) if depth_left == 0 => {
+            wrong(format!("nests objects and arrays deeper than {METADATA_DEPTH_MAX}"))
+        }
+        Value::Array(items) => items.iter().try_for_each(|item| check_metadata(key, item, depth_left - 1)),
+        Value::Object(fields) => fields.iter().try_for_each(|(key, value)| check_metadata(key, value, depth_left - 1)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(()),
+    }
 }
 
 fn media_type(text: &str, field: &str) -> Result<MediaType, Error> {

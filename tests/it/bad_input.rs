@@ -5,7 +5,7 @@ use std::io::Write as _;
 use hyper::Method;
 use serde_json::json;
 
-use crate::harness::{Tenant, TestApp, until};
+use crate::harness::{Reply, Tenant, TestApp, until};
 
 async fn with_base() -> (TestApp, Tenant, String) {
     let app = TestApp::start_with(&[
@@ -168,14 +168,30 @@ async fn document_fields_are_checked() {
         let reply = acme.client.put(&format!("{base}/documents/b"), &document).await;
         assert_eq!((reply.status, reply.problem().as_str()), (400, "invalid"));
     }
-    let reply =
-        acme.client.send_bytes(Method::PUT, &format!("{base}/documents/b?metadata=[1]"), "text/plain", "a").await;
+    let nested = |depth: usize| format!("{}1{}", r#"{"a":"#.repeat(depth), "}".repeat(depth));
+    for metadata in
+        [r#"[1]"#, r#"{"a": "\u0000"}"#, r#"{"\u0000": 1}"#, r#"{"a": [1.795e308]}"#, &nested(64), &nested(70)]
+    {
+        let reply = put_with_metadata(&acme, &base, metadata).await;
+        assert_eq!((reply.status, reply.json()["fields"][0]["field"].as_str()), (400, Some("metadata")), "{metadata}");
+    }
+    let document = json!({ "content": "a", "metadata": { "a": 1.795e308 } });
+    let reply = acme.client.put(&format!("{base}/documents/b"), &document).await;
     assert_eq!((reply.status, reply.json()["fields"][0]["field"].as_str()), (400, Some("metadata")));
+    for metadata in [r#"{"a": [-1.79e308, 18446744073709551615]}"#, &nested(63)] {
+        assert_eq!(put_with_metadata(&acme, &base, metadata).await.status, 200, "{metadata}");
+    }
     // In a document as it is, a NUL is dropped, as other control characters are.
     let reply = acme.client.send_bytes(Method::PUT, &format!("{base}/documents/b"), "text/plain", "a\0b").await;
     assert_eq!(reply.status, 200, "{reply:?}");
     let chunks = acme.client.get(&format!("{base}/documents/b/chunks")).await.json();
     assert_eq!(chunks["items"][0]["content"], "ab");
+}
+
+async fn put_with_metadata(tenant: &Tenant, base: &str, metadata: &str) -> Reply {
+    let metadata = percent_encoding::utf8_percent_encode(metadata, percent_encoding::NON_ALPHANUMERIC);
+    let path = format!("{base}/documents/b?metadata={metadata}");
+    tenant.client.send_bytes(Method::PUT, &path, "text/plain", "a").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
