@@ -14,7 +14,7 @@ use crate::{
     app::App,
     ctx::Ctx,
     error::Error,
-    http::{Request, Response, respond},
+    http::{Request, Response, request::is_json, respond},
     knowledge::{
         documents::{DocumentDraft, EXTERNAL_ID_BYTES_MAX, Receipt},
         extract::MediaType,
@@ -175,7 +175,7 @@ async fn read_draft(app: &App, req: Request) -> Result<DocumentDraft, Error> {
         return Err(Error::invalid_field("document", format!("must have 1 to {EXTERNAL_ID_BYTES_MAX} bytes")));
     }
     let content_type = req.content_type().map(str::to_owned);
-    let draft = if content_type.as_deref().is_none_or(|it| it.starts_with("application/json")) {
+    let draft = if content_type.as_deref().is_none_or(is_json) {
         let (json, place): (DocumentJson, _) = req.json_in_place(&app.compute).await?;
         DocumentDraft {
             external_id,

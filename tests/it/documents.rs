@@ -45,6 +45,20 @@ async fn each_format_is_searchable_by_its_text_heading_and_title() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn json_is_known_by_its_media_type_however_it_is_spelled() {
+    let app = TestApp::start().await;
+    let acme = app.tenant("acme").await;
+    let id = acme.knowledge_base("manual").await;
+    let path = format!("/v1/knowledge-bases/{id}/documents/a");
+    for (content_type, status) in
+        [("Application/JSON; charset=utf-8", 200), ("application/json", 200), ("application/jsonl", 415)]
+    {
+        let reply = acme.client.send_bytes(Method::PUT, &path, content_type, "{\"content\": \"Text.\"}").await;
+        assert_eq!(reply.status, status, "{content_type}: {reply:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_same_document_again_writes_nothing() {
     let app = TestApp::start().await;
     let acme = app.tenant("acme").await;
