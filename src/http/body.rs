@@ -18,6 +18,7 @@ use hyper::{
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _},
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
 };
 use tokio_util::io::StreamReader;
 
@@ -34,8 +35,8 @@ const PIECE_BYTES: usize = 16 * 1_024;
 pub struct Limits {
     /// Most bytes, as sent and as inflated.
     pub bytes_max: usize,
-    /// Time for all of it to arrive.
-    pub timeout: Duration,
+    /// When all of it must have arrived.
+    pub until: Instant,
 }
 
 /// Memory that bodies share, in bytes. Nobody waits for it: a body that finds too little left is refused.
@@ -127,7 +128,7 @@ where
             }
         }
     };
-    tokio::time::timeout(limits.timeout, reading).await.unwrap_or(Err(Error::RequestTimeout))
+    tokio::time::timeout_at(limits.until, reading).await.unwrap_or(Err(Error::RequestTimeout))
 }
 
 /// The coding that `Content-Encoding` names.
@@ -294,7 +295,9 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { bytes_max: 1_000_000, timeout: Duration::from_secs(5) };
+    fn limits() -> Limits {
+        Limits { bytes_max: 1_000_000, until: Instant::now() + Duration::from_secs(5) }
+    }
 
     fn coded(name: &str) -> HeaderMap {
         HeaderMap::from_iter([(CONTENT_ENCODING, HeaderValue::from_str(name).unwrap())])
@@ -355,13 +358,13 @@ mod tests {
     async fn a_plain_body_is_read_whole_in_one_frame_or_many() {
         let plain = Bytes::from_static(b"0123456789");
         let none = HeaderMap::new();
-        let whole = read(&none, Full::new(plain.clone()), LIMITS).await.unwrap();
+        let whole = read(&none, Full::new(plain.clone()), limits()).await.unwrap();
         assert_eq!(whole.as_ptr(), plain.as_ptr(), "a single frame is not copied");
         for size in 1..=10 {
-            assert_eq!(read(&none, in_frames(&plain, size), LIMITS).await.unwrap(), plain);
+            assert_eq!(read(&none, in_frames(&plain, size), limits()).await.unwrap(), plain);
         }
-        assert_eq!(read(&coded("identity"), in_frames(&plain, 3), LIMITS).await.unwrap(), plain);
-        assert_eq!(read(&none, Full::<Bytes>::default(), LIMITS).await.unwrap(), Bytes::new());
+        assert_eq!(read(&coded("identity"), in_frames(&plain, 3), limits()).await.unwrap(), plain);
+        assert_eq!(read(&none, Full::<Bytes>::default(), limits()).await.unwrap(), Bytes::new());
     }
 
     #[tokio::test]
@@ -369,17 +372,17 @@ mod tests {
         let plain = "So it goes. ".repeat(5_000);
         for (name, body) in forms(plain.as_bytes()).await {
             for size in [1, 100, usize::MAX >> 1] {
-                let inflated = read(&coded(name), in_frames(&body, size.min(body.len())), LIMITS).await.unwrap();
+                let inflated = read(&coded(name), in_frames(&body, size.min(body.len())), limits()).await.unwrap();
                 assert!(inflated == plain, "{name} in frames of {size}");
             }
         }
         let members = [gzip(b"one "), gzip(b"two")].concat();
-        assert_eq!(read(&coded("gzip"), in_frames(&members, 7), LIMITS).await.unwrap(), "one two");
+        assert_eq!(read(&coded("gzip"), in_frames(&members, 7), limits()).await.unwrap(), "one two");
     }
 
     #[tokio::test]
     async fn one_byte_too_many_is_refused_however_it_arrives() {
-        let limits = Limits { bytes_max: 999, ..LIMITS };
+        let limits = Limits { bytes_max: 999, ..limits() };
         for (len, fits) in [(999, true), (1_000, false)] {
             let plain = vec![b'a'; len];
             let mut outcomes = vec![
@@ -403,7 +406,7 @@ mod tests {
         let room = Room::new(2_000);
         let read = async |headers: &HeaderMap, body: Vec<u8>| {
             let mut place = room.place();
-            let content = super::read(headers, in_frames(&body, 64), LIMITS, &mut place).await?;
+            let content = super::read(headers, in_frames(&body, 64), limits(), &mut place).await?;
             Ok::<_, Error>(place.keep(content))
         };
         let plain = vec![b'a'; 1_000];
@@ -426,12 +429,12 @@ mod tests {
     async fn a_length_that_is_too_long_is_refused_before_anything_is_read() {
         let never = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
         let headers = HeaderMap::from_iter([(CONTENT_LENGTH, HeaderValue::from(1_000_001))]);
-        assert!(matches!(read(&headers, never, LIMITS).await, Err(Error::TooLarge { .. })));
+        assert!(matches!(read(&headers, never, limits()).await, Err(Error::TooLarge { .. })));
     }
 
     #[tokio::test]
     async fn a_bomb_is_defused_at_the_limit() {
-        let limits = Limits { bytes_max: 100_000, ..LIMITS };
+        let limits = Limits { bytes_max: 100_000, ..limits() };
         let bomb = vec![0; 10_000_000];
         for (name, body) in forms(&bomb).await {
             assert!(body.len() < 20_000);
@@ -445,21 +448,21 @@ mod tests {
         let plain: Vec<u8> = (0..5_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
         for (name, body) in forms(&plain).await {
             for cut in [0, 1, body.len() / 2, body.len() - 1] {
-                let outcome = read(&coded(name), in_frames(&body[..cut], 1_000), LIMITS).await;
+                let outcome = read(&coded(name), in_frames(&body[..cut], 1_000), limits()).await;
                 assert!(matches!(outcome, Err(Error::Invalid { .. })), "{name} cut at {cut}: {outcome:?}");
             }
             let longer = [&body[..], b"x"].concat();
-            let outcome = read(&coded(name), in_frames(&longer, 1_000), LIMITS).await;
+            let outcome = read(&coded(name), in_frames(&longer, 1_000), limits()).await;
             assert!(matches!(outcome, Err(Error::Invalid { .. })), "{name} with something behind it");
         }
-        let outcome = read(&coded("gzip"), Full::new(Bytes::from_static(b"{\"plain\": true}")), LIMITS).await;
+        let outcome = read(&coded("gzip"), Full::new(Bytes::from_static(b"{\"plain\": true}")), limits()).await;
         assert!(matches!(outcome, Err(Error::Invalid { .. })));
     }
 
     #[tokio::test]
     async fn codings_that_are_not_known_or_stacked_are_refused() {
         for name in ["zstd", "gzip, br", "gzip, gzip", "compress", "gzip;q=1"] {
-            let outcome = read(&coded(name), Full::new(Bytes::from_static(b"x")), LIMITS).await;
+            let outcome = read(&coded(name), Full::new(Bytes::from_static(b"x")), limits()).await;
             assert!(matches!(outcome, Err(Error::UnsupportedCoding { .. })), "{name}: {outcome:?}");
         }
     }
@@ -470,7 +473,7 @@ mod tests {
             let start = stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[0x1f, 0x8b, 8])))]);
             StreamBody::new(start.chain(stream::pending()))
         };
-        assert!(matches!(read(&HeaderMap::new(), never(), LIMITS).await, Err(Error::RequestTimeout)));
-        assert!(matches!(read(&coded("gzip"), never(), LIMITS).await, Err(Error::RequestTimeout)));
+        assert!(matches!(read(&HeaderMap::new(), never(), limits()).await, Err(Error::RequestTimeout)));
+        assert!(matches!(read(&coded("gzip"), never(), limits()).await, Err(Error::RequestTimeout)));
     }
 }
