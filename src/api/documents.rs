@@ -42,7 +42,8 @@ pub struct DocumentJson {
     /// What the text is: `text/plain`, `text/markdown` or `text/html`; plain text if nothing is said.
     #[serde(default)]
     content_type: Option<String>,
-    /// Shown with hits and searched; the document's own if nothing is said.
+    /// Shown with hits and searched. If nothing is said, or it is blank: the document's own, or the present one if the
+    /// content is unchanged.
     #[schema(max_length = 1_000)]
     title: Option<String>,
     /// Where people can read it.
@@ -201,7 +202,8 @@ async fn read_draft(app: &App, req: Request) -> Result<DocumentDraft, Error> {
         }
     };
     check(&draft)?;
-    Ok(draft)
+    // A blank title is none.
+    Ok(DocumentDraft { title: draft.title.filter(|title| !title.trim().is_empty()), ..draft })
 }
 
 fn check(draft: &DocumentDraft) -> Result<(), Error> {
@@ -276,14 +278,15 @@ pub(super) mod docs_of {
     }
 
     const PUT_QUERY: &[QueryParameter] = &[
-        text("title", "Title, if the body is the document as it is."),
+        text("title", "Title, if the body is the document as it is; the document's own if it is left out or blank."),
         text("source_url", "Where people can read it, if the body is the document as it is."),
         text("metadata", "A JSON object that filters can ask about, if the body is the document as it is."),
     ];
 
     pub(in crate::api) fn put_document() -> Docs {
         let about = "The body is the document as it is, or JSON that has its text. Putting the very same again changes \
-                     nothing; anything else replaces all its chunks at once.";
+                     nothing, and a title that is left out keeps the present one then; anything else replaces all its \
+                     chunks at once.";
         Docs::new("Put a document", Gives::json::<ReceiptView>(200, "What became of it; it is committed."))
             .about(about)
             .query(PUT_QUERY)
