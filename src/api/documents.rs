@@ -16,10 +16,10 @@ use crate::{
     error::Error,
     http::{Request, Response, request::is_json, respond},
     knowledge::{
+        ChunkRow, DocumentRow,
         documents::{DocumentDraft, EXTERNAL_ID_BYTES_MAX, Receipt},
         extract::MediaType,
     },
-    store::{chunks::ChunkRow, documents::DocumentRow},
 };
 
 /// Longest title, in characters.

@@ -279,7 +279,7 @@ fn search_view(id: KnowledgeBaseId, found: &Found, took_us: u64) -> Result<Searc
         }
         Found::Postgres { hits, version } => {
             let hit_view = |hit| {
-                let hit: &crate::store::search::FallbackHit = hit;
+                let hit: &crate::knowledge::FallbackHit = hit;
                 HitView {
                     chunk_id: hit.chunk_id,
                     document_id: hit.document_id.0,
