@@ -85,6 +85,10 @@ impl App {
         let indexes: Vec<_> = bases.iter().filter_map(|base| base.index()).collect();
         let gauges = crate::metrics::Gauges {
             connections: self.connections.open().iter().sum(),
+            connections_accepted: self.connections.accepted(),
+            connections_refused: self.connections.refused(),
+            connections_stalled: self.connections.stalled(),
+            panics: self.connections.panicked(),
             pools: self.store.pool_gauges(),
             index_bases: indexes.len(),
             index_chunks: indexes.iter().map(|index| index.len()).sum(),
