@@ -20,6 +20,7 @@ use crate::{
     api,
     compute::Compute,
     config::Config,
+    http::body::Room,
     knowledge::{BaseKey, Knowledge, LoadedBases, snapshots::Snapshots, sync::Sync},
     metrics::Metrics,
     server::{ConnInfo, Counters, Server},
@@ -48,6 +49,10 @@ pub struct App {
     pub accounts: Arc<Accounts>,
     /// Documents in, ranked chunks out.
     pub knowledge: Knowledge,
+    /// Threads for what would hold up a shard.
+    pub compute: Arc<Compute>,
+    /// Memory for documents under way.
+    pub documents_room: Room,
     /// Work that outlives its request.
     pub tasks: Tasks,
     store: Arc<Store>,
@@ -80,6 +85,10 @@ impl App {
         let indexes: Vec<_> = bases.iter().filter_map(|base| base.index()).collect();
         let gauges = crate::metrics::Gauges {
             connections: self.connections.open().iter().sum(),
+            connections_accepted: self.connections.accepted(),
+            connections_refused: self.connections.refused(),
+            connections_stalled: self.connections.stalled(),
+            panics: self.connections.panicked(),
             pools: self.store.pool_gauges(),
             index_bases: indexes.len(),
             index_chunks: indexes.iter().map(|index| index.len()).sum(),
@@ -159,13 +168,21 @@ impl Stack {
             config.retrieval.clone(),
         );
         let accounts = Arc::new(Accounts::new(store.clone()));
-        let knowledge =
-            Knowledge::new(store.clone(), Arc::new(encoder), compute, loaded, sync.clone(), config.retrieval.clone());
+        let knowledge = Knowledge::new(
+            store.clone(),
+            Arc::new(encoder),
+            compute.clone(),
+            loaded,
+            sync.clone(),
+            config.retrieval.clone(),
+        );
         let app = Arc::new(App {
+            documents_room: Room::new(config.server.documents_held_bytes_max),
             config,
             metrics,
             accounts: accounts.clone(),
             knowledge,
+            compute,
             tasks: tasks.clone(),
             store: store.clone(),
             connections: listener.counters().clone(),

@@ -49,6 +49,8 @@ pub struct ServerConfig {
     pub body_bytes_max: usize,
     /// Largest document body, inflated.
     pub document_bytes_max: usize,
+    /// Documents that all shards hold at once; past it new ones are answered 503.
+    pub documents_held_bytes_max: usize,
     /// Largest request head.
     pub head_bytes_max: usize,
     /// Time for the TLS handshake and for each request's head; also how long an idle connection is kept.
@@ -163,6 +165,7 @@ pub const KNOBS: &[Knob] = &[
     Knob { name: "server.requests_max", default: "1024", meaning: "requests under way at once on one shard; past it new ones get 503", set: |c, v| put_in(&mut c.server.requests_max, v, 1, 1_000_000) },
     Knob { name: "server.body_bytes_max", default: "1048576", meaning: "largest JSON body, inflated, in bytes", set: |c, v| put_in(&mut c.server.body_bytes_max, v, 1_024, 1 << 30) },
     Knob { name: "server.document_bytes_max", default: "33554432", meaning: "largest document body, inflated, in bytes", set: |c, v| put_in(&mut c.server.document_bytes_max, v, 1_024, 1 << 30) },
+    Knob { name: "server.documents_held_bytes_max", default: "536870912", meaning: "documents that all shards hold at once, from their first byte until they are written, in bytes; past it new ones get 503", set: |c, v| put_in(&mut c.server.documents_held_bytes_max, v, 1, usize::MAX >> 3) },
     Knob { name: "server.head_bytes_max", default: "32768", meaning: "largest request head, in bytes", set: |c, v| put_in(&mut c.server.head_bytes_max, v, 8_192, 1 << 20) },
     Knob { name: "server.head_timeout", default: "30s", meaning: "time for the TLS handshake and for each request's head; an idle connection is kept as long", set: |c, v| put_duration(&mut c.server.head_timeout, v) },
     Knob { name: "server.body_timeout", default: "30s", meaning: "time for a whole body to arrive", set: |c, v| put_duration(&mut c.server.body_timeout, v) },
@@ -230,6 +233,9 @@ impl Config {
         if self.server.tls_cert.is_some() != self.server.tls_key.is_some() {
             errors.push("server.tls_cert and server.tls_key go together: set both or none".into());
         }
+        if self.server.documents_held_bytes_max < self.server.document_bytes_max {
+            errors.push("server.documents_held_bytes_max must be at least server.document_bytes_max".into());
+        }
         if self.database.url.is_some() != self.database.service_url.is_some() {
             errors.push(
                 "database.url (DATABASE_URL) and database.service_url go together: the first is the application \
@@ -263,6 +269,7 @@ fn blank() -> Config {
             requests_max: 0,
             body_bytes_max: 0,
             document_bytes_max: 0,
+            documents_held_bytes_max: 0,
             head_bytes_max: 0,
             head_timeout: Duration::ZERO,
             body_timeout: Duration::ZERO,

@@ -2,7 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use clap::Parser as _;
 use tertulia::{cli, config::ConfigErrors};
@@ -20,11 +23,16 @@ fn main() -> ExitCode {
     match cli::run(arguments, environment) {
         Ok(code) => code,
         Err(error) => {
+            // Whoever reads our output has seen enough, as in `tertulia key list | head -1`.
+            if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+                return ExitCode::SUCCESS;
+            }
+            // Standard error may be as gone.
             if let Some(mistakes) = error.downcast_ref::<ConfigErrors>() {
-                eprint!("tertulia: {mistakes}");
+                let _ = write!(io::stderr(), "tertulia: {mistakes}");
                 return ExitCode::from(EXIT_CONFIGURATION);
             }
-            eprintln!("tertulia: {error:#}");
+            let _ = writeln!(io::stderr(), "tertulia: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -3,11 +3,15 @@
 //! One [`Metrics`] for each server rather than one for the process, so that tests may run several side by side. Labels are
 //! words of our own (route patterns, statement names, pools), never what a client sent: the number of series is bounded.
 
-use std::{sync::atomic::AtomicU64, time::Duration};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{
+        counter::Counter,
         family::{Family, MetricConstructor},
         gauge::Gauge,
         histogram::Histogram,
@@ -36,11 +40,19 @@ impl MetricConstructor<Histogram> for Buckets {
     }
 }
 
-/// What is read at the moment of exposition rather than counted.
+/// What is read at the moment of exposition rather than counted here.
 #[derive(Debug, Default)]
 pub struct Gauges {
     /// Open connections.
     pub connections: usize,
+    /// Connections that a shard was given since the start.
+    pub connections_accepted: u64,
+    /// Connections answered 503 since the start, because as many as may be were open.
+    pub connections_refused: u64,
+    /// Connections cut since the start, because the client read nothing.
+    pub connections_stalled: u64,
+    /// Panics since the start that closed a connection or a stream.
+    pub panics: u64,
     /// The pools.
     pub pools: Vec<PoolGauges>,
     /// Knowledge bases in memory.
@@ -79,6 +91,10 @@ pub struct Metrics {
     requests: Family<RequestLabels, Histogram, Buckets>,
     searches: Family<SourceLabels, Histogram, Buckets>,
     connections: Count,
+    connections_accepted: Counter,
+    connections_refused: Counter,
+    connections_stalled: Counter,
+    panics: Counter,
     pool_size: PoolFamily,
     pool_available: PoolFamily,
     pool_waiting: PoolFamily,
@@ -96,6 +112,10 @@ impl Metrics {
             requests: Family::new_with_constructor(Buckets),
             searches: Family::new_with_constructor(Buckets),
             connections: Count::default(),
+            connections_accepted: Counter::default(),
+            connections_refused: Counter::default(),
+            connections_stalled: Counter::default(),
+            panics: Counter::default(),
             pool_size: PoolFamily::default(),
             pool_available: PoolFamily::default(),
             pool_waiting: PoolFamily::default(),
@@ -115,6 +135,14 @@ impl Metrics {
         let help = "Time of a search from the parsed request to the ranked hits";
         r.register_with_unit("search_duration", help, seconds(), m.searches.clone());
         r.register("http_connections", "Open connections", m.connections.clone());
+        // The exposition puts `_total` behind a counter's name.
+        r.register("http_connections_accepted", "Connections accepted", m.connections_accepted.clone());
+        let help = "Connections answered 503 because as many as may be were open";
+        r.register("http_connections_refused", help, m.connections_refused.clone());
+        let help = "Connections cut because the client did not read";
+        r.register("http_connections_stalled", help, m.connections_stalled.clone());
+        let help = "Panics that closed a connection or a stream; one in a handler is a 500 instead";
+        r.register("http_panics", help, m.panics.clone());
         r.register("database_pool_size", "Open connections of a pool", m.pool_size.clone());
         r.register("database_pool_available", "Connections of a pool that nobody uses", m.pool_available.clone());
         r.register("database_pool_waiting", "Requests that wait for a connection of a pool", m.pool_waiting.clone());
@@ -146,6 +174,14 @@ impl Metrics {
             self.pool_waiting.get_or_create(&labels).set(pool.waiting as u64);
         }
         self.connections.set(gauges.connections as u64);
+        for (counter, count) in [
+            (&self.connections_accepted, gauges.connections_accepted),
+            (&self.connections_refused, gauges.connections_refused),
+            (&self.connections_stalled, gauges.connections_stalled),
+            (&self.panics, gauges.panics),
+        ] {
+            counter.inner().store(count, Ordering::Relaxed);
+        }
         self.index_bases.set(gauges.index_bases as u64);
         self.index_chunks.set(gauges.index_chunks as u64);
         self.index_bytes.set(gauges.index_bytes as u64);
@@ -170,6 +206,10 @@ mod tests {
         metrics.observe_search("memory", Duration::from_micros(90));
         let text = metrics.render(&Gauges {
             connections: 1,
+            connections_accepted: 12,
+            connections_refused: 3,
+            connections_stalled: 2,
+            panics: 1,
             pools: vec![PoolGauges { pool: "user", size: 3, available: 2, waiting: 1 }],
             index_bases: 1,
             index_chunks: 50,
@@ -181,6 +221,10 @@ mod tests {
             r#"database_query_duration_seconds_count{query_type="documents/list"} 1"#,
             r#"search_duration_seconds_bucket{le="0.0001",source="memory"} 1"#,
             "http_connections 1",
+            "http_connections_accepted_total 12",
+            "http_connections_refused_total 3",
+            "http_connections_stalled_total 2",
+            "http_panics_total 1",
             r#"database_pool_size{pool="user"} 3"#,
             r#"database_pool_available{pool="user"} 2"#,
             r#"database_pool_waiting{pool="user"} 1"#,

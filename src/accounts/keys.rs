@@ -4,7 +4,13 @@
 //! [`Accounts::forget`]). While Postgres is away a key that was good within [`STALE_FOR`] stays good: nobody can revoke
 //! one then either, and searches on loaded knowledge bases go on.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use moka::future::Cache;
 use sha2::{Digest, Sha256};
@@ -14,7 +20,7 @@ use time::OffsetDateTime;
 use crate::{
     ctx::{ApiKeyId, Scope, TenantId},
     error::Error,
-    store::{self, Store},
+    store::{self, Store, StoreError},
 };
 
 /// How long a looked-up key is used without asking Postgres again.
@@ -56,18 +62,21 @@ struct Known {
 /// Checks keys. One for the whole server, shared by all shards.
 pub struct Accounts {
     store: Arc<Store>,
+    cached: Cached,
+}
+
+/// What is known of keys, for a time.
+struct Cached {
     fresh: Cache<String, Option<Known>>,
     stale: Cache<String, Known>,
+    /// How often a change was told.
+    changes: AtomicU64,
 }
 
 impl Accounts {
     /// With nothing cached yet.
     pub fn new(store: Arc<Store>) -> Self {
-        Self {
-            store,
-            fresh: Cache::builder().max_capacity(CACHED_MAX).time_to_live(FRESH_FOR).build(),
-            stale: Cache::builder().max_capacity(CACHED_MAX).time_to_live(STALE_FOR).build(),
-        }
+        Self { store, cached: Cached::new() }
     }
 
     /// The caller that `authorization` (the header's value) proves.
@@ -80,10 +89,15 @@ impl Accounts {
             .and_then(|value| value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer ")))
             .and_then(|token| split(token.trim()))
             .ok_or(Error::Unauthenticated)?;
-        let known = match self.fresh.get(public_id).await {
-            Some(known) => known,
-            None => self.look_up(public_id).await?,
+        let read = async || {
+            let row = store::api_keys::find_by_public_id(&self.store, public_id).await?;
+            Ok(row.map(Known::from))
         };
+        let known = self
+            .cached
+            .find(public_id, read)
+            .await
+            .map_err(|error| Error::unavailable("Keys cannot be checked right now.", anyhow::anyhow!(error)))?;
         let secret_sha256: [u8; 32] = Sha256::digest(secret).into();
         // An unknown public id is compared too, so that its answer takes as long as that for a wrong secret.
         let stored = known.as_ref().map_or(&[0; 32], |known| &known.secret_sha256);
@@ -98,36 +112,76 @@ impl Accounts {
 
     /// Drops what is known of a key, because its row changed.
     pub async fn forget(&self, public_id: &str) {
-        self.fresh.invalidate(public_id).await;
-        self.stale.invalidate(public_id).await;
+        self.cached.forget(public_id).await;
     }
 
     /// Asks Postgres again for every key, because changes may have been missed.
     pub fn recheck_all(&self) {
+        self.cached.recheck_all();
+    }
+}
+
+impl Cached {
+    fn new() -> Self {
+        Self {
+            fresh: Cache::builder().max_capacity(CACHED_MAX).time_to_live(FRESH_FOR).build(),
+            stale: Cache::builder().max_capacity(CACHED_MAX).time_to_live(STALE_FOR).build(),
+            changes: AtomicU64::new(0),
+        }
+    }
+
+    async fn forget(&self, public_id: &str) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        self.drop_known(public_id).await;
+    }
+
+    fn recheck_all(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
         self.fresh.invalidate_all();
     }
 
-    /// One query for any number of requests that miss at once (moka hands the lead on if its request is dropped).
-    async fn look_up(&self, public_id: &str) -> Result<Option<Known>, Error> {
-        let read = async {
-            match store::api_keys::find_by_public_id(&self.store, public_id).await {
-                Ok(row) => {
-                    let known = row.map(Known::from);
-                    match &known {
-                        Some(known) => self.stale.insert(public_id.to_owned(), known.clone()).await,
-                        None => self.stale.invalidate(public_id).await,
-                    }
-                    Ok(known)
-                }
-                Err(error) => match self.stale.get(public_id).await {
-                    Some(known) => Ok(Some(known)),
-                    None => Err(error),
-                },
+    async fn drop_known(&self, public_id: &str) {
+        self.fresh.invalidate(public_id).await;
+        self.stale.invalidate(public_id).await;
+    }
+
+    /// What is known, else what `read` gives: one call for any number of requests that miss at once (moka hands the lead
+    /// on if its request is dropped).
+    async fn find<R>(&self, public_id: &str, read: impl Fn() -> R) -> Result<Option<Known>, Arc<StoreError>>
+    where
+        R: Future<Output = Result<Option<Known>, StoreError>>,
+    {
+        if let Some(known) = self.fresh.get(public_id).await {
+            return Ok(known);
+        }
+        loop {
+            let changes = self.changes.load(Ordering::SeqCst);
+            let known = self.fresh.try_get_with_by_ref(public_id, self.read(public_id, &read)).await?;
+            if self.changes.load(Ordering::SeqCst) == changes {
+                return Ok(known);
             }
-        };
-        self.fresh.try_get_with_by_ref(public_id, read).await.map_err(|error: Arc<store::StoreError>| {
-            Error::unavailable("Keys cannot be checked right now.", anyhow::anyhow!(error))
-        })
+            // A change that was told while Postgres was read may be this key's, and newer than what was read.
+            self.drop_known(public_id).await;
+        }
+    }
+
+    async fn read<R>(&self, public_id: &str, read: impl Fn() -> R) -> Result<Option<Known>, StoreError>
+    where
+        R: Future<Output = Result<Option<Known>, StoreError>>,
+    {
+        match read().await {
+            Ok(known) => {
+                match &known {
+                    Some(known) => self.stale.insert(public_id.to_owned(), known.clone()).await,
+                    None => self.stale.invalidate(public_id).await,
+                }
+                Ok(known)
+            }
+            Err(error) => match self.stale.get(public_id).await {
+                Some(known) => Ok(Some(known)),
+                None => Err(error),
+            },
+        }
     }
 }
 
@@ -186,6 +240,33 @@ mod tests {
         assert_eq!(public_id, key.public_id);
         assert_eq!(<[u8; 32]>::from(Sha256::digest(secret)), key.secret_sha256);
         assert_ne!(NewKey::generate().unwrap().text, key.text);
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_revoked_while_it_is_looked_up_is_not_kept() {
+        let known = Known {
+            secret_sha256: [7; 32],
+            caller: Caller {
+                tenant_id: TenantId::new(),
+                api_key_id: ApiKeyId::new(),
+                scopes: [true; Scope::ALL.len()],
+            },
+            expires_at: None,
+        };
+        let cached = Cached::new();
+        let reads = AtomicU64::new(0);
+        let read = async || {
+            if reads.fetch_add(1, Ordering::SeqCst) > 0 {
+                return Ok(None);
+            }
+            // The row was read; before that is written down, the news of its change comes in.
+            cached.forget("id").await;
+            Ok(Some(known.clone()))
+        };
+        assert!(cached.find("id", read).await.unwrap().is_none());
+        assert!(cached.find("id", read).await.unwrap().is_none());
+        assert_eq!(reads.load(Ordering::SeqCst), 2);
+        assert!(cached.stale.get("id").await.is_none());
     }
 
     #[test]

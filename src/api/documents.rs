@@ -3,7 +3,6 @@
 //! A document is put in one of two ways: as it is (`Content-Type: text/html`, `application/pdf`, …; title, address and
 //! metadata in the query string), or inside JSON.
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -15,12 +14,12 @@ use crate::{
     app::App,
     ctx::Ctx,
     error::Error,
-    http::{Request, Response, respond},
+    http::{Request, Response, request::is_json, respond},
     knowledge::{
+        ChunkRow, DocumentRow,
         documents::{DocumentDraft, EXTERNAL_ID_BYTES_MAX, Receipt},
         extract::MediaType,
     },
-    store::{chunks::ChunkRow, documents::DocumentRow},
 };
 
 /// Longest title, in characters.
@@ -29,6 +28,10 @@ const TITLE_CHARS_MAX: usize = 1_000;
 const SOURCE_URL_BYTES_MAX: usize = 4_096;
 /// Largest metadata of a document, in bytes of JSON.
 const METADATA_BYTES_MAX: usize = 16_384;
+/// Most objects and arrays inside one another in metadata, which is an object itself.
+const METADATA_DEPTH_MAX: usize = 63;
+/// Largest magnitude of a number in metadata.
+const METADATA_NUMBER_MAX: f64 = 1.79e308;
 
 /// A document inside JSON.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -39,7 +42,8 @@ pub struct DocumentJson {
     /// What the text is: `text/plain`, `text/markdown` or `text/html`; plain text if nothing is said.
     #[serde(default)]
     content_type: Option<String>,
-    /// Shown with hits and searched; the document's own if nothing is said.
+    /// Shown with hits and searched. If nothing is said, or it is blank: the document's own, or the present one if the
+    /// content is unchanged.
     #[schema(max_length = 1_000)]
     title: Option<String>,
     /// Where people can read it.
@@ -134,7 +138,7 @@ impl From<ChunkRow> for ChunkView {
 /// `PUT /v1/knowledge-bases/{knowledge_base_id}/documents/{document}`
 pub async fn put_document(ctx: &Ctx, app: &App, req: Request) -> Result<Response, Error> {
     let knowledge_base_id = knowledge_base_id(&req)?;
-    let draft = read_draft(req).await?;
+    let draft = read_draft(app, req).await?;
     let external_id = draft.external_id.clone();
     let receipt = app.knowledge.put_document(ctx, knowledge_base_id, draft).await?;
     respond::ok(&receipt_view(external_id, &receipt))
@@ -166,18 +170,18 @@ pub async fn list_chunks(ctx: &Ctx, app: &App, req: Request) -> Result<Response,
     lists::respond(&page, chunks.map(ChunkView::from))
 }
 
-async fn read_draft(req: Request) -> Result<DocumentDraft, Error> {
+async fn read_draft(app: &App, req: Request) -> Result<DocumentDraft, Error> {
     let external_id = req.path("document").to_owned();
     if external_id.is_empty() || external_id.len() > EXTERNAL_ID_BYTES_MAX {
         return Err(Error::invalid_field("document", format!("must have 1 to {EXTERNAL_ID_BYTES_MAX} bytes")));
     }
     let content_type = req.content_type().map(str::to_owned);
-    let draft = if content_type.as_deref().is_none_or(|it| it.starts_with("application/json")) {
-        let json: DocumentJson = req.json().await?;
+    let draft = if content_type.as_deref().is_none_or(is_json) {
+        let (json, place): (DocumentJson, _) = req.json_in_place(&app.compute).await?;
         DocumentDraft {
             external_id,
             media_type: media_type(json.content_type.as_deref().unwrap_or("text/plain"), "content_type")?,
-            content: Bytes::from(json.content),
+            content: place.keep(json.content),
             title: json.title,
             source_url: json.source_url,
             metadata: json.metadata,
@@ -198,7 +202,8 @@ async fn read_draft(req: Request) -> Result<DocumentDraft, Error> {
         }
     };
     check(&draft)?;
-    Ok(draft)
+    // A blank title is none.
+    Ok(DocumentDraft { title: draft.title.filter(|title| !title.trim().is_empty()), ..draft })
 }
 
 fn check(draft: &DocumentDraft) -> Result<(), Error> {
@@ -212,7 +217,30 @@ fn check(draft: &DocumentDraft) -> Result<(), Error> {
     if metadata_bytes > METADATA_BYTES_MAX {
         return Err(Error::invalid_field("metadata", format!("may have at most {METADATA_BYTES_MAX} bytes of JSON")));
     }
-    Ok(())
+    draft.metadata.iter().try_for_each(|(key, value)| check_metadata(key, value, METADATA_DEPTH_MAX - 1))
+}
+
+/// Refuses what Postgres would (`tertulia_is_metadata`, and that it cannot hold a NUL character). JSON bodies have been
+/// looked at in part, metadata of the query string not at all.
+fn check_metadata(key: &str, value: &Value, depth_left: usize) -> Result<(), Error> {
+    let wrong = |told: String| Err(Error::invalid_field("metadata", told));
+    if key.contains('\0') {
+        return wrong("has a key with a NUL character (\\u0000), which cannot be stored".into());
+    }
+    match value {
+        Value::String(text) if text.contains('\0') => {
+            wrong(format!("has a NUL character (\\u0000) at `{key}`, which cannot be stored"))
+        }
+        Value::Number(number) if number.as_f64().is_none_or(|number| number.abs() > METADATA_NUMBER_MAX) => {
+            wrong(format!("has a number beyond {METADATA_NUMBER_MAX:e} at `{key}`"))
+        }
+        Value::Array(_) | Value::Object(_) if depth_left == 0 => {
+            wrong(format!("nests objects and arrays deeper than {METADATA_DEPTH_MAX}"))
+        }
+        Value::Array(items) => items.iter().try_for_each(|item| check_metadata(key, item, depth_left - 1)),
+        Value::Object(fields) => fields.iter().try_for_each(|(key, value)| check_metadata(key, value, depth_left - 1)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(()),
+    }
 }
 
 fn media_type(text: &str, field: &str) -> Result<MediaType, Error> {
@@ -250,14 +278,15 @@ pub(super) mod docs_of {
     }
 
     const PUT_QUERY: &[QueryParameter] = &[
-        text("title", "Title, if the body is the document as it is."),
+        text("title", "Title, if the body is the document as it is; the document's own if it is left out or blank."),
         text("source_url", "Where people can read it, if the body is the document as it is."),
         text("metadata", "A JSON object that filters can ask about, if the body is the document as it is."),
     ];
 
     pub(in crate::api) fn put_document() -> Docs {
         let about = "The body is the document as it is, or JSON that has its text. Putting the very same again changes \
-                     nothing; anything else replaces all its chunks at once.";
+                     nothing, and a title that is left out keeps the present one then; anything else replaces all its \
+                     chunks at once.";
         Docs::new("Put a document", Gives::json::<ReceiptView>(200, "What became of it; it is committed."))
             .about(about)
             .query(PUT_QUERY)

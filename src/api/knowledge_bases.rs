@@ -72,7 +72,7 @@ impl From<BaseStatus> for KnowledgeBaseView {
 
 /// `POST /v1/knowledge-bases`
 pub async fn create_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result<Response, Error> {
-    let draft: KnowledgeBaseDraft = req.json().await?;
+    let draft: KnowledgeBaseDraft = req.json(&app.compute).await?;
     let name = draft.name.trim();
     if name.is_empty() || name.chars().count() > NAME_CHARS_MAX {
         return Err(Error::invalid_field("name", format!("must have 1 to {NAME_CHARS_MAX} characters")));
@@ -200,7 +200,7 @@ fn raw_json<S: Serializer>(text: &&str, serializer: S) -> Result<S::Ok, S::Error
 /// `POST /v1/knowledge-bases/{knowledge_base_id}/search`
 pub async fn search_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result<Response, Error> {
     let knowledge_base_id = knowledge_base_id(&req)?;
-    let draft: SearchDraft = req.json().await?;
+    let draft: SearchDraft = req.json(&app.compute).await?;
     let request = search_request(draft)?;
     let started = std::time::Instant::now();
     let found = app.knowledge.search(ctx, knowledge_base_id, request).await?;
@@ -279,7 +279,7 @@ fn search_view(id: KnowledgeBaseId, found: &Found, took_us: u64) -> Result<Searc
         }
         Found::Postgres { hits, version } => {
             let hit_view = |hit| {
-                let hit: &crate::store::search::FallbackHit = hit;
+                let hit: &crate::knowledge::FallbackHit = hit;
                 HitView {
                     chunk_id: hit.chunk_id,
                     document_id: hit.document_id.0,

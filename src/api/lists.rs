@@ -8,7 +8,7 @@ use super::openapi::{QueryKind, QueryParameter};
 use crate::{
     error::Error,
     http::{Request, Response, respond as answer},
-    store::page::{Page, PageRequest, Start},
+    knowledge::{Page, PageRequest, Start},
 };
 
 /// Items of a page if nothing is said.

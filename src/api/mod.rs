@@ -40,7 +40,7 @@ use crate::{
     error::Error,
     http::{
         Body, Request, Response,
-        body::Limits,
+        body::{Limits, Place},
         compress::compress,
         negotiate::{Choice, negotiate},
         problem, respond,
@@ -56,6 +56,8 @@ const OVERLOADED: Error = Error::Unavailable {
     retry_after: Duration::from_secs(1),
     source: None,
 };
+/// How long before a handler's deadline the time for a body ends at the latest.
+const BODY_MARGIN: Duration = Duration::from_millis(100);
 /// Metric label of a path that no row matches: clients must not be able to make up series.
 const UNMATCHED: &str = "unmatched";
 
@@ -77,7 +79,7 @@ pub enum BodyLimit {
     Nothing,
     /// `server.body_bytes_max`.
     Json,
-    /// `server.document_bytes_max`.
+    /// `server.document_bytes_max`; all at once have `server.documents_held_bytes_max`.
     Document,
 }
 
@@ -215,10 +217,12 @@ async fn answer(
         return Err(Error::NotAcceptable);
     }
     let config = &app.config.server;
-    let deadline = tokio::time::Instant::now() + config.handler_timeout;
+    let started = tokio::time::Instant::now();
+    let deadline = started + config.handler_timeout;
+    let limits = limits(row.route.body, config, started);
     match row.route.access {
         Access::Public(handler) => {
-            let request = Request::new(head, body, row.route.pattern, limits(row.route.body, config))?;
+            let request = Request::new(head, body, row.route.pattern, limits, Place::default())?;
             guarded(deadline, handler(app, request)).await
         }
         Access::Key(scope, handler) => {
@@ -236,7 +240,11 @@ async fn answer(
                     request_id: request_id.clone(),
                     deadline,
                 };
-                let request = Request::new(head, body, row.route.pattern, limits(row.route.body, config))?;
+                let place = match row.route.body {
+                    BodyLimit::Document => app.documents_room.place(),
+                    BodyLimit::Nothing | BodyLimit::Json => Place::default(),
+                };
+                let request = Request::new(head, body, row.route.pattern, limits, place)?;
                 row.check_query(&request)?;
                 handler(&ctx, app, request).await
             };
@@ -277,14 +285,16 @@ fn finish(response: Response, choice: Choice, compress_bytes_min: usize, head_on
     response
 }
 
-fn limits(body: BodyLimit, config: &ServerConfig) -> Limits {
+fn limits(body: BodyLimit, config: &ServerConfig, started: tokio::time::Instant) -> Limits {
     let bytes_max = match body {
         BodyLimit::Nothing => 0,
         BodyLimit::Json => config.body_bytes_max,
         BodyLimit::Document => config.document_bytes_max,
     };
     // A body that takes as long as the handler may is the client's fault, not ours: 408, not 504.
-    Limits { bytes_max, timeout: config.body_timeout.min(config.handler_timeout) }
+    let handler_time = config.handler_timeout;
+    let time = config.body_timeout.min(handler_time - BODY_MARGIN.min(handler_time / 10));
+    Limits { bytes_max, until: started + time }
 }
 
 /// Logs what is not the client's doing, once, with its causes. Of the rest only the kind: details quote the client.
@@ -451,6 +461,19 @@ mod tests {
         assert!(error.to_string().contains("as planned"));
         assert!(matches!(guarded(deadline, std::future::pending()).await, Err(Error::Deadline)));
         assert!(guarded(deadline, async { Ok(respond::no_content()) }).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_body_is_told_before_the_handler_runs_out_of_time() {
+        let started = tokio::time::Instant::now();
+        for handler_timeout in [Duration::from_millis(1), Duration::from_millis(500), Duration::from_secs(30)] {
+            let mut config = crate::config::Config::default().server;
+            (config.body_timeout, config.handler_timeout) = (Duration::from_secs(30), handler_timeout);
+            let until = limits(BodyLimit::Document, &config, started).until;
+            assert!(until < started + handler_timeout && until > started, "{handler_timeout:?}");
+            config.body_timeout = handler_timeout / 2;
+            assert_eq!(limits(BodyLimit::Document, &config, started).until, started + handler_timeout / 2);
+        }
     }
 
     #[test]

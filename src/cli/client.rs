@@ -45,6 +45,11 @@ impl CallError {
     pub fn is_about_the_server(&self) -> bool {
         self.status.is_none_or(|status| matches!(status, 401 | 403 | 404 | 409 | 429 | 502 | 503))
     }
+
+    /// Whether what the call was about is not there.
+    pub fn is_not_found(&self) -> bool {
+        self.status == Some(404)
+    }
 }
 
 /// A connection to the server's `/v1`.
@@ -101,7 +106,8 @@ impl Client {
         })
     }
 
-    /// `DELETE /v1{path}`.
+    /// `DELETE /v1{path}`. Where a first try was carried out and its answer lost, the next one is told that nothing is
+    /// there: [`CallError::is_not_found`].
     ///
     /// # Errors
     /// If the server cannot be reached or refuses; the message says what to do.

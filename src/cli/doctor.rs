@@ -1,4 +1,5 @@
-//! `tertulia doctor`: looks at every part and says what to do about what is wrong. Changes nothing.
+//! `tertulia doctor`: looks at every part and says what to do about what is wrong. Changes nothing; if no server runs on the
+//! private Postgres, that is started to be looked at, and stopped again.
 //!
 //! The exit code is 0 if everything is well and 1 if something needs doing.
 

@@ -211,6 +211,8 @@ impl Report {
                 self.deleted += 1;
                 self.version = self.version.max(deletion["version"].as_u64().unwrap_or_default());
             }
+            // A try before this one may have deleted it, or somebody else: gone is what it was to be.
+            Err(error) if error.is_not_found() => self.deleted += 1,
             Err(error) => self.failures.push(format!("{external_id}: {:#}", anyhow::Error::new(error))),
         }
     }
@@ -425,6 +427,39 @@ mod tests {
             source_url_prefix: source_url_prefix.map(str::to_owned),
             metadata: metadata.as_object().unwrap().clone(),
         }
+    }
+
+    /// A server that closes the first connection without an answer, as one that stops does, and then answers `status`.
+    fn server(status: &'static str) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for (connection, answer) in listener.incoming().zip([None, Some("{\"detail\": \"No.\"}")]) {
+                let mut connection = std::io::BufReader::new(connection.unwrap());
+                let mut line = String::new();
+                while std::io::BufRead::read_line(&mut connection, &mut line).unwrap() > 2 {
+                    line.clear();
+                }
+                if let Some(body) = answer {
+                    let length = body.len();
+                    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+                    connection.get_mut().write_all((head + body).as_bytes()).unwrap();
+                }
+            }
+        });
+        url
+    }
+
+    #[test]
+    fn a_deletion_that_was_carried_out_before_it_was_repeated_is_one() {
+        let outcome = |status| {
+            let client = Client::new(&ServerArgs { url: server(status), key: String::new() });
+            let mut report = Report::default();
+            report.note_deletion("a", client.delete("/d/a"));
+            (report.deleted, report.failures.len())
+        };
+        assert_eq!(outcome("404 Not Found"), (1, 0));
+        assert_eq!(outcome("403 Forbidden"), (0, 1));
     }
 
     #[test]

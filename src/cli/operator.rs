@@ -24,22 +24,26 @@ impl Operator {
     /// # Errors
     /// If it cannot be started or reached, or its schema is not the one this binary knows.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
-        Self::connect_with(config, true).await
-    }
-
-    /// The same, but changes nothing.
-    ///
-    /// # Errors
-    /// As [`Operator::connect`].
-    pub async fn connect_as_it_is(config: &Config) -> anyhow::Result<Self> {
-        Self::connect_with(config, false).await
-    }
-
-    async fn connect_with(config: &Config, may_migrate: bool) -> anyhow::Result<Self> {
         let cluster = match config.database.url {
             Some(_) => None,
             None => Some(EmbeddedCluster::connect_or_start(&config.server.data_dir, &config.database).await?),
         };
+        Self::connect_to(config, cluster, true).await
+    }
+
+    /// The same, but changes nothing in the database.
+    ///
+    /// # Errors
+    /// As [`Operator::connect`].
+    pub async fn connect_as_it_is(config: &Config) -> anyhow::Result<Self> {
+        let cluster = match config.database.url {
+            Some(_) => None,
+            None => Some(EmbeddedCluster::connect_or_start_as_it_is(&config.server.data_dir, &config.database).await?),
+        };
+        Self::connect_to(config, cluster, false).await
+    }
+
+    async fn connect_to(config: &Config, cluster: Option<EmbeddedCluster>, may_migrate: bool) -> anyhow::Result<Self> {
         let connections = store::Connections::from_config(&config.database, cluster.as_ref())?;
         match &connections.owner {
             Some(owner) if may_migrate => drop(store::migrate(owner).await?),

@@ -1,9 +1,10 @@
 //! Request bodies: brought in whole, within a size, an inflated size and a time.
 //!
 //! A body that says it is too long is refused before a byte of it is read; one that turns out to be, as soon as it does. A
-//! compressed bomb costs at most the limit and one byte, and shares the thread while it is inflated.
+//! compressed bomb costs at most the limit and one byte, and shares the thread while it is inflated. Large bodies share a
+//! [`Room`], so that many at once do not fill the memory.
 
-use std::{error::Error as StdError, fmt, io, pin::pin, time::Duration};
+use std::{error::Error as StdError, fmt, io, pin::pin, sync::Arc, time::Duration};
 
 use async_compression::tokio::bufread::{BrotliDecoder, DeflateDecoder, GzipDecoder, ZlibDecoder};
 use bytes::Bytes;
@@ -14,7 +15,11 @@ use hyper::{
     body::Body,
     header::{CONTENT_ENCODING, CONTENT_LENGTH},
 };
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tokio_util::io::StreamReader;
 
 use super::negotiate::Coding;
@@ -30,16 +35,81 @@ const PIECE_BYTES: usize = 16 * 1_024;
 pub struct Limits {
     /// Most bytes, as sent and as inflated.
     pub bytes_max: usize,
-    /// Time for all of it to arrive.
-    pub timeout: Duration,
+    /// When all of it must have arrived.
+    pub until: Instant,
 }
 
-/// The whole body, inflated.
+/// Memory that bodies share, in bytes. Nobody waits for it: a body that finds too little left is refused.
+#[derive(Debug, Clone)]
+pub struct Room(Arc<Semaphore>);
+
+impl Room {
+    /// Room for bodies of `bytes` in all.
+    pub fn new(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
+    }
+
+    /// A place for a body that is yet to come.
+    pub fn place(&self) -> Place {
+        Place { room: Some(self.clone()), taken: None }
+    }
+}
+
+/// What one body takes of a [`Room`], given back when this is dropped.
+#[derive(Debug, Default)]
+pub struct Place {
+    /// None for bodies so small that they need no bound in common.
+    room: Option<Room>,
+    taken: Option<OwnedSemaphorePermit>,
+}
+
+impl Place {
+    /// `content`, which keeps this place for as long as it is used.
+    pub fn keep(self, content: impl AsRef<[u8]> + Send + 'static) -> Bytes {
+        struct Kept<T>(T, #[expect(dead_code, reason = "held, and given back when it is dropped")] Place);
+        impl<T: AsRef<[u8]>> AsRef<[u8]> for Kept<T> {
+            fn as_ref(&self) -> &[u8] {
+                self.0.as_ref()
+            }
+        }
+        match self.taken {
+            Some(_) => Bytes::from_owner(Kept(content, self)),
+            None => Bytes::from_owner(content),
+        }
+    }
+
+    fn grow(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        let Some(Room(room)) = &self.room else { return Ok(()) };
+        let more = u32::try_from(bytes).ok().and_then(|bytes| room.clone().try_acquire_many_owned(bytes).ok());
+        let more = more.ok_or(NoRoom)?;
+        match &mut self.taken {
+            Some(taken) => taken.merge(more),
+            None => self.taken = Some(more),
+        }
+        Ok(())
+    }
+}
+
+/// Other bodies have all of the room.
+#[derive(Debug)]
+struct NoRoom;
+
+impl From<NoRoom> for Error {
+    fn from(NoRoom: NoRoom) -> Self {
+        Self::Unavailable {
+            detail: "The server has as many documents in hand as it can hold.",
+            retry_after: Duration::from_secs(1),
+            source: None,
+        }
+    }
+}
+
+/// The whole body, inflated, for which `place` grows.
 ///
 /// # Errors
-/// `TooLarge`, `RequestTimeout`; `UnsupportedCoding` for a coding that is not known or more than one; `Invalid` for a body that
+/// `TooLarge`, `RequestTimeout`; `Unavailable` if there is no room; `UnsupportedCoding` for a coding that is not known or more than one; `Invalid` for a body that
 /// does not inflate or ends early.
-pub async fn read<B>(headers: &HeaderMap, body: B, limits: Limits) -> Result<Bytes, Error>
+pub async fn read<B>(headers: &HeaderMap, body: B, limits: Limits, place: &mut Place) -> Result<Bytes, Error>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
@@ -51,11 +121,14 @@ where
     }
     let reading = async {
         match coding {
-            None => collect(body, limits.bytes_max).await,
-            Some(coding) => inflate(coding, body, limits.bytes_max).await.map_err(|error| told(&error, coding, limits)),
+            None => collect(body, limits.bytes_max, place).await,
+            Some(coding) => {
+                let inflated = inflate(coding, body, limits.bytes_max, place).await;
+                inflated.map_err(|error| told(&error, coding, limits))
+            }
         }
     };
-    tokio::time::timeout(limits.timeout, reading).await.unwrap_or(Err(Error::RequestTimeout))
+    tokio::time::timeout_at(limits.until, reading).await.unwrap_or(Err(Error::RequestTimeout))
 }
 
 /// The coding that `Content-Encoding` names.
@@ -80,7 +153,7 @@ fn unsupported(what: &str) -> Error {
     Error::UnsupportedCoding { detail: format!("Content-Encoding is {what}; send br, gzip, deflate or none of them.") }
 }
 
-async fn collect<B>(body: B, bytes_max: usize) -> Result<Bytes, Error>
+async fn collect<B>(body: B, bytes_max: usize, place: &mut Place) -> Result<Bytes, Error>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
@@ -96,6 +169,7 @@ where
         if first.len() + all.len() + data.len() > bytes_max {
             return Err(Error::TooLarge { limit_bytes: bytes_max });
         }
+        place.grow(data.len())?;
         if all.is_empty() && first.is_empty() {
             first = data;
             continue;
@@ -113,6 +187,7 @@ where
 #[derive(Debug)]
 enum Arrival {
     TooLong,
+    NoRoom,
     EndedEarly(Box<dyn StdError + Send + Sync>),
     Trailing,
 }
@@ -121,6 +196,7 @@ impl fmt::Display for Arrival {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLong => f.write_str("the body is too long"),
+            Self::NoRoom => f.write_str("there is no room for the body"),
             Self::EndedEarly(error) => write!(f, "the body ended early: {error}"),
             Self::Trailing => f.write_str("something follows the compressed data"),
         }
@@ -129,7 +205,7 @@ impl fmt::Display for Arrival {
 
 impl StdError for Arrival {}
 
-async fn inflate<B>(coding: Coding, body: B, bytes_max: usize) -> io::Result<Bytes>
+async fn inflate<B>(coding: Coding, body: B, bytes_max: usize, place: &mut Place) -> io::Result<Bytes>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
@@ -142,23 +218,23 @@ where
     });
     let mut source = pin!(StreamReader::new(frames.fuse()));
     let inflated = match coding {
-        Coding::Brotli => read_within(BrotliDecoder::new(&mut source), bytes_max).await?,
+        Coding::Brotli => read_within(BrotliDecoder::new(&mut source), bytes_max, place).await?,
         Coding::Gzip => {
             let mut decoder = GzipDecoder::new(&mut source);
             decoder.multiple_members(true);
-            read_within(decoder, bytes_max).await?
+            read_within(decoder, bytes_max, place).await?
         }
         Coding::Deflate if is_zlib(source.fill_buf().await?) => {
-            read_within(ZlibDecoder::new(&mut source), bytes_max).await?
+            read_within(ZlibDecoder::new(&mut source), bytes_max, place).await?
         }
         // Some clients send the bare format under this name (RFC 9110, section 8.4.1.2, note).
-        Coding::Deflate => read_within(DeflateDecoder::new(&mut source), bytes_max).await?,
+        Coding::Deflate => read_within(DeflateDecoder::new(&mut source), bytes_max, place).await?,
     };
     if source.fill_buf().await?.is_empty() { Ok(inflated) } else { Err(io::Error::other(Arrival::Trailing)) }
 }
 
 /// Everything that `reader` gives, if it is at most `bytes_max`.
-async fn read_within(mut reader: impl AsyncRead + Unpin, bytes_max: usize) -> io::Result<Bytes> {
+async fn read_within(mut reader: impl AsyncRead + Unpin, bytes_max: usize, place: &mut Place) -> io::Result<Bytes> {
     let mut all = Vec::new();
     let mut until_yield = YIELD_BYTES;
     loop {
@@ -172,6 +248,7 @@ async fn read_within(mut reader: impl AsyncRead + Unpin, bytes_max: usize) -> io
         if all.len() > bytes_max {
             return Err(io::Error::other(Arrival::TooLong));
         }
+        place.grow(read).map_err(|NoRoom| io::Error::other(Arrival::NoRoom))?;
         match until_yield.checked_sub(read) {
             Some(rest) => until_yield = rest,
             None => {
@@ -191,6 +268,7 @@ fn is_zlib(start: &[u8]) -> bool {
 fn told(error: &io::Error, coding: Coding, limits: Limits) -> Error {
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(Arrival::TooLong) => Error::TooLarge { limit_bytes: limits.bytes_max },
+        Some(Arrival::NoRoom) => NoRoom.into(),
         Some(Arrival::EndedEarly(error)) => ended_early(error.as_ref()),
         Some(Arrival::Trailing) => {
             Error::invalid(format!("The body has more bytes behind the end of its {} data.", coding.as_str()))
@@ -217,10 +295,21 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { bytes_max: 1_000_000, timeout: Duration::from_secs(5) };
+    fn limits() -> Limits {
+        Limits { bytes_max: 1_000_000, until: Instant::now() + Duration::from_secs(5) }
+    }
 
     fn coded(name: &str) -> HeaderMap {
         HeaderMap::from_iter([(CONTENT_ENCODING, HeaderValue::from_str(name).unwrap())])
+    }
+
+    /// [`super::read`] without a bound in common.
+    async fn read<B>(headers: &HeaderMap, body: B, limits: Limits) -> Result<Bytes, Error>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        super::read(headers, body, limits, &mut Place::default()).await
     }
 
     /// A body that arrives in frames of `size` bytes, so that its length is not known beforehand.
@@ -269,13 +358,13 @@ mod tests {
     async fn a_plain_body_is_read_whole_in_one_frame_or_many() {
         let plain = Bytes::from_static(b"0123456789");
         let none = HeaderMap::new();
-        let whole = read(&none, Full::new(plain.clone()), LIMITS).await.unwrap();
+        let whole = read(&none, Full::new(plain.clone()), limits()).await.unwrap();
         assert_eq!(whole.as_ptr(), plain.as_ptr(), "a single frame is not copied");
         for size in 1..=10 {
-            assert_eq!(read(&none, in_frames(&plain, size), LIMITS).await.unwrap(), plain);
+            assert_eq!(read(&none, in_frames(&plain, size), limits()).await.unwrap(), plain);
         }
-        assert_eq!(read(&coded("identity"), in_frames(&plain, 3), LIMITS).await.unwrap(), plain);
-        assert_eq!(read(&none, Full::<Bytes>::default(), LIMITS).await.unwrap(), Bytes::new());
+        assert_eq!(read(&coded("identity"), in_frames(&plain, 3), limits()).await.unwrap(), plain);
+        assert_eq!(read(&none, Full::<Bytes>::default(), limits()).await.unwrap(), Bytes::new());
     }
 
     #[tokio::test]
@@ -283,17 +372,17 @@ mod tests {
         let plain = "So it goes. ".repeat(5_000);
         for (name, body) in forms(plain.as_bytes()).await {
             for size in [1, 100, usize::MAX >> 1] {
-                let inflated = read(&coded(name), in_frames(&body, size.min(body.len())), LIMITS).await.unwrap();
+                let inflated = read(&coded(name), in_frames(&body, size.min(body.len())), limits()).await.unwrap();
                 assert!(inflated == plain, "{name} in frames of {size}");
             }
         }
         let members = [gzip(b"one "), gzip(b"two")].concat();
-        assert_eq!(read(&coded("gzip"), in_frames(&members, 7), LIMITS).await.unwrap(), "one two");
+        assert_eq!(read(&coded("gzip"), in_frames(&members, 7), limits()).await.unwrap(), "one two");
     }
 
     #[tokio::test]
     async fn one_byte_too_many_is_refused_however_it_arrives() {
-        let limits = Limits { bytes_max: 999, ..LIMITS };
+        let limits = Limits { bytes_max: 999, ..limits() };
         for (len, fits) in [(999, true), (1_000, false)] {
             let plain = vec![b'a'; len];
             let mut outcomes = vec![
@@ -313,15 +402,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn bodies_share_a_room_until_nobody_uses_them() {
+        let room = Room::new(2_000);
+        let read = async |headers: &HeaderMap, body: Vec<u8>| {
+            let mut place = room.place();
+            let content = super::read(headers, in_frames(&body, 64), limits(), &mut place).await?;
+            Ok::<_, Error>(place.keep(content))
+        };
+        let plain = vec![b'a'; 1_000];
+        let (none, gzipped) = (HeaderMap::new(), coded("gzip"));
+        let first = read(&none, plain.clone()).await.unwrap();
+        let second = read(&gzipped, gzip(&plain)).await.unwrap();
+        assert_eq!((&first[..], &second[..]), (&plain[..], &plain[..]));
+        for (headers, body) in [(&none, vec![b'a']), (&gzipped, gzip(b"a"))] {
+            assert!(matches!(read(headers, body.clone()).await, Err(Error::Unavailable { .. })));
+        }
+        let shared = first.clone();
+        drop(first);
+        assert!(read(&none, vec![b'a']).await.is_err(), "a copy is still used");
+        drop(shared);
+        assert!(read(&none, vec![b'a'; 1_001]).await.is_err(), "one byte more than is left");
+        assert!(read(&none, plain).await.is_ok(), "what was refused has given its part back");
+    }
+
+    #[tokio::test]
     async fn a_length_that_is_too_long_is_refused_before_anything_is_read() {
         let never = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
         let headers = HeaderMap::from_iter([(CONTENT_LENGTH, HeaderValue::from(1_000_001))]);
-        assert!(matches!(read(&headers, never, LIMITS).await, Err(Error::TooLarge { .. })));
+        assert!(matches!(read(&headers, never, limits()).await, Err(Error::TooLarge { .. })));
     }
 
     #[tokio::test]
     async fn a_bomb_is_defused_at_the_limit() {
-        let limits = Limits { bytes_max: 100_000, ..LIMITS };
+        let limits = Limits { bytes_max: 100_000, ..limits() };
         let bomb = vec![0; 10_000_000];
         for (name, body) in forms(&bomb).await {
             assert!(body.len() < 20_000);
@@ -335,21 +448,21 @@ mod tests {
         let plain: Vec<u8> = (0..5_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
         for (name, body) in forms(&plain).await {
             for cut in [0, 1, body.len() / 2, body.len() - 1] {
-                let outcome = read(&coded(name), in_frames(&body[..cut], 1_000), LIMITS).await;
+                let outcome = read(&coded(name), in_frames(&body[..cut], 1_000), limits()).await;
                 assert!(matches!(outcome, Err(Error::Invalid { .. })), "{name} cut at {cut}: {outcome:?}");
             }
             let longer = [&body[..], b"x"].concat();
-            let outcome = read(&coded(name), in_frames(&longer, 1_000), LIMITS).await;
+            let outcome = read(&coded(name), in_frames(&longer, 1_000), limits()).await;
             assert!(matches!(outcome, Err(Error::Invalid { .. })), "{name} with something behind it");
         }
-        let outcome = read(&coded("gzip"), Full::new(Bytes::from_static(b"{\"plain\": true}")), LIMITS).await;
+        let outcome = read(&coded("gzip"), Full::new(Bytes::from_static(b"{\"plain\": true}")), limits()).await;
         assert!(matches!(outcome, Err(Error::Invalid { .. })));
     }
 
     #[tokio::test]
     async fn codings_that_are_not_known_or_stacked_are_refused() {
         for name in ["zstd", "gzip, br", "gzip, gzip", "compress", "gzip;q=1"] {
-            let outcome = read(&coded(name), Full::new(Bytes::from_static(b"x")), LIMITS).await;
+            let outcome = read(&coded(name), Full::new(Bytes::from_static(b"x")), limits()).await;
             assert!(matches!(outcome, Err(Error::UnsupportedCoding { .. })), "{name}: {outcome:?}");
         }
     }
@@ -360,7 +473,7 @@ mod tests {
             let start = stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[0x1f, 0x8b, 8])))]);
             StreamBody::new(start.chain(stream::pending()))
         };
-        assert!(matches!(read(&HeaderMap::new(), never(), LIMITS).await, Err(Error::RequestTimeout)));
-        assert!(matches!(read(&coded("gzip"), never(), LIMITS).await, Err(Error::RequestTimeout)));
+        assert!(matches!(read(&HeaderMap::new(), never(), limits()).await, Err(Error::RequestTimeout)));
+        assert!(matches!(read(&coded("gzip"), never(), limits()).await, Err(Error::RequestTimeout)));
     }
 }

@@ -14,12 +14,12 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::{
-    body::{self, Limits},
+    body::{self, Limits, Place},
     json,
 };
-use crate::error::Error;
+use crate::{compute::Compute, error::Error};
 
-/// From this size on JSON is parsed on a thread that may take its time: it would hold up the shard's other sockets.
+/// From this size on JSON is parsed on a compute thread: it would hold up the shard's other sockets.
 const INLINE_JSON_BYTES_MAX: usize = 256 * 1_024;
 
 /// A request that found its route.
@@ -28,16 +28,23 @@ pub struct Request {
     target: Target,
     body: Incoming,
     limits: Limits,
+    place: Place,
 }
 
 impl Request {
-    /// The request of `head` and `body` to the route with `pattern`, whose bodies have `limits`.
+    /// The request of `head` and `body` to the route with `pattern`, whose bodies have `limits` and come into `place`.
     ///
     /// # Errors
     /// `Invalid` if the path or the query string is not UTF-8 once decoded, or has a NUL character.
-    pub fn new(head: Parts, body: Incoming, pattern: &'static str, limits: Limits) -> Result<Self, Error> {
+    pub fn new(
+        head: Parts,
+        body: Incoming,
+        pattern: &'static str,
+        limits: Limits,
+        place: Place,
+    ) -> Result<Self, Error> {
         let target = Target::new(pattern, &head.uri)?;
-        Ok(Self { head, target, body, limits })
+        Ok(Self { head, target, body, limits, place })
     }
 
     /// The path parameter `name`, decoded; empty if the pattern has none of that name.
@@ -70,19 +77,32 @@ impl Request {
         self.head.headers.get(CONTENT_TYPE)?.to_str().ok()
     }
 
-    /// The whole body, inflated.
+    /// The whole body, inflated. Its place is given back once nobody uses it.
     ///
     /// # Errors
     /// As [`body::read`].
-    pub async fn bytes(self) -> Result<Bytes, Error> {
-        body::read(&self.head.headers, self.body, self.limits).await
+    pub async fn bytes(mut self) -> Result<Bytes, Error> {
+        let bytes = body::read(&self.head.headers, self.body, self.limits, &mut self.place).await?;
+        Ok(self.place.keep(bytes))
     }
 
     /// The body as JSON.
     ///
     /// # Errors
-    /// As [`body::read`] and [`json::parse`]; `UnsupportedMediaType` if it says that it is something else.
-    pub async fn json<T: DeserializeOwned + Send + 'static>(self) -> Result<T, Error> {
+    /// As [`body::read`] and [`json::parse`]; `UnsupportedMediaType` if it says that it is something else; `Unavailable` if
+    /// it is large and too much work waits for `compute`.
+    pub async fn json<T: DeserializeOwned + Send + 'static>(self, compute: &Compute) -> Result<T, Error> {
+        self.json_in_place(compute).await.map(|(value, _)| value)
+    }
+
+    /// The body as JSON, and its place, to be held as long as what was in the body is.
+    ///
+    /// # Errors
+    /// As [`Self::json`].
+    pub async fn json_in_place<T: DeserializeOwned + Send + 'static>(
+        mut self,
+        compute: &Compute,
+    ) -> Result<(T, Place), Error> {
         if let Some(content_type) = self.head.headers.get(CONTENT_TYPE)
             && !content_type.to_str().is_ok_and(is_json)
         {
@@ -90,17 +110,20 @@ impl Request {
             let detail = format!("Content-Type is `{said}`; send application/json.");
             return Err(Error::UnsupportedMediaType { detail });
         }
-        let bytes = self.bytes().await?;
-        if bytes.len() <= INLINE_JSON_BYTES_MAX {
-            return json::parse(&bytes);
-        }
-        let parsing = tokio::task::spawn_blocking(move || json::parse(&bytes));
-        parsing.await.unwrap_or_else(|error| Err(Error::Internal(error.into())))
+        let bytes = body::read(&self.head.headers, self.body, self.limits, &mut self.place).await?;
+        Ok((parse(bytes, compute).await?, self.place))
     }
 }
 
+async fn parse<T: DeserializeOwned + Send + 'static>(bytes: Bytes, compute: &Compute) -> Result<T, Error> {
+    if bytes.len() <= INLINE_JSON_BYTES_MAX {
+        return json::parse(&bytes);
+    }
+    compute.run(move || json::parse(&bytes)).await?
+}
+
 /// Whether a media type is JSON: `application/json` or a type with the suffix `+json`.
-fn is_json(content_type: &str) -> bool {
+pub fn is_json(content_type: &str) -> bool {
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     let has_suffix =
         media_type.len() > 5 && media_type.as_bytes()[media_type.len() - 5..].eq_ignore_ascii_case(b"+json");
@@ -216,6 +239,23 @@ mod tests {
         );
         assert_eq!(pairs(""), []);
         assert!(matches!(parse_query("a=1&b=2&a=3"), Err(Error::Invalid { .. })));
+    }
+
+    #[tokio::test]
+    async fn large_json_is_parsed_on_a_compute_thread() {
+        struct Parser(String);
+        impl<'de> serde::Deserialize<'de> for Parser {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                serde::de::IgnoredAny::deserialize(deserializer)?;
+                Ok(Self(std::thread::current().name().unwrap_or_default().to_owned()))
+            }
+        }
+        let compute = Compute::new(1).unwrap();
+        for (bytes, on_compute) in [(INLINE_JSON_BYTES_MAX, false), (INLINE_JSON_BYTES_MAX + 1, true)] {
+            let body = format!("{{\"a\": \"{}\"}}", "x".repeat(bytes - 9));
+            let Parser(thread) = parse(Bytes::from(body), &compute).await.unwrap();
+            assert_eq!(thread.starts_with("compute-"), on_compute, "{bytes} bytes on {thread}");
+        }
     }
 
     #[test]

@@ -32,7 +32,8 @@ pub struct DocumentDraft {
     pub content: Bytes,
     /// What the bytes are.
     pub media_type: extract::MediaType,
-    /// Shown with hits and searched; without one the document's own title, else its external id.
+    /// Shown with hits and searched, not blank; without one the document's own title, else its external id. What is
+    /// unchanged but for the lack of one keeps the title that it has.
     pub title: Option<String>,
     /// Where people can read it.
     pub source_url: Option<String>,
@@ -45,7 +46,8 @@ pub struct DocumentDraft {
 pub struct Receipt {
     /// The document's id.
     pub id: DocumentId,
-    /// False if the same content, title, address and metadata were there already, so that nothing was written.
+    /// False if the same content, title (where one was given), address and metadata were there already, so that nothing
+    /// was written.
     pub written: bool,
     /// Chunks that it has now.
     pub chunks: usize,
@@ -89,6 +91,8 @@ impl Knowledge {
             });
         }
         let external_id = draft.external_id.clone();
+        // The bytes count towards the documents that are held at once; so do, with them, the chunks made of them.
+        let _held = draft.content.clone();
         let (document, chunks) = self.prepare(draft, content_sha256).await?;
         let loaded = self.sync.ensure(BaseKey::of(ctx, knowledge_base_id), base.version);
         let turn = loaded.turn_to_write().await;
@@ -226,7 +230,7 @@ impl Knowledge {
                     metadata: Map::new(),
                 })
                 .collect();
-            let title = draft.title.or(extracted.title).filter(|title| !title.trim().is_empty());
+            let title = draft.title.or(extracted.title.filter(|title| !title.trim().is_empty()));
             let document = store::documents::NewDocument {
                 title: title.unwrap_or_else(|| draft.external_id.clone()),
                 external_id: draft.external_id,
@@ -241,7 +245,7 @@ impl Knowledge {
     }
 }
 
-/// Whether writing `draft` would change nothing. A title that the caller does not give is the document's own.
+/// Whether writing `draft` would change nothing that its caller speaks of.
 fn is_unchanged(present: &DocumentRow, draft: &DocumentDraft, content_sha256: &[u8; 32]) -> bool {
     present.content_sha256 == *content_sha256
         && present.mime_type == draft.media_type.as_str()

@@ -22,6 +22,13 @@ use tertulia_index::Encoder;
 
 use crate::{compute::Compute, config::RetrievalConfig, store::Store};
 
+/// What the use cases take and give as the store has it, so that callers need not know of the store.
+pub use crate::store::{
+    chunks::ChunkRow,
+    documents::DocumentRow,
+    page::{Page, PageRequest, Start},
+    search::FallbackHit,
+};
 pub use loaded::{Base, BaseKey, LoadedBases};
 
 /// The knowledge room: what its use cases share. Built once.

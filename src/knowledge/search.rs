@@ -121,7 +121,8 @@ impl Knowledge {
         knowledge_base_id: KnowledgeBaseId,
         request: SearchRequest,
     ) -> Result<Found, Error> {
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        // The version, both lists and what they show are of one moment, as an answer from memory is.
+        let mut tx = self.store.tenant_snapshot(ctx).await?;
         let base = store::knowledge_bases::find(&mut tx, knowledge_base_id)
             .await?
             .ok_or(Error::NotFound { what: "knowledge base" })?;

@@ -217,9 +217,10 @@ pub async fn replace(
 /// # Errors
 /// [`StoreError::Gone`] if the knowledge base is not there any more.
 pub async fn delete(tx: &mut TenantTx, knowledge_base_id: KnowledgeBaseId, id: DocumentId) -> Result<u64, StoreError> {
+    let version = knowledge_bases::take_version(tx, knowledge_base_id).await?;
+    let version = version.ok_or(StoreError::Gone { what: "knowledge base" })?;
     tx.execute(&DELETE, &[&knowledge_base_id.0, &id.0]).await?;
-    let version = knowledge_bases::version(tx, knowledge_base_id).await?;
-    version.ok_or(StoreError::Gone { what: "knowledge base" })
+    Ok(version)
 }
 
 fn read(statement: &Statement, row: &Row) -> Result<DocumentRow, StoreError> {

@@ -101,16 +101,8 @@ impl StoreError {
         Self::Statement { statement, source }
     }
 
-    /// The unique, foreign key, check or exclusion constraint that a statement broke.
-    pub fn constraint(&self) -> Option<&str> {
-        match self {
-            Self::Statement { source, .. } => source.as_db_error()?.constraint(),
-            _ => None,
-        }
-    }
-
     /// Whether a statement broke a unique constraint.
-    pub fn is_unique_violation(&self) -> bool {
+    pub(super) fn is_unique_violation(&self) -> bool {
         self.code() == Some(&SqlState::UNIQUE_VIOLATION)
     }
 
@@ -150,12 +142,11 @@ fn is_io(error: &tokio_postgres::Error) -> bool {
 
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
-        let code = error.code();
         // A cancelled statement is one that took longer than `statement_timeout`: nobody else cancels them.
-        if matches!(error, StoreError::Deadline) || code == Some(&SqlState::QUERY_CANCELED) {
+        if matches!(error, StoreError::Deadline) || error.code() == Some(&SqlState::QUERY_CANCELED) {
             return Self::Deadline;
         }
-        if code == Some(&SqlState::UNIQUE_VIOLATION) {
+        if error.is_unique_violation() {
             return Self::Conflict { detail: "Something of that name or id exists already.".into() };
         }
         match error {

@@ -28,9 +28,9 @@ const LIST: Statement = Statement {
 };
 const COUNT: Statement =
     Statement { name: "knowledge_bases/count", sql: include_str!("sql/knowledge_bases/count.sql"), types: &[] };
-const VERSION: Statement = Statement {
-    name: "knowledge_bases/version",
-    sql: include_str!("sql/knowledge_bases/version.sql"),
+const TAKE_VERSION: Statement = Statement {
+    name: "knowledge_bases/take_version",
+    sql: include_str!("sql/knowledge_bases/take_version.sql"),
     types: &[Type::UUID],
 };
 const DELETE: Statement = Statement {
@@ -122,10 +122,11 @@ pub async fn delete(tx: &mut TenantTx, id: KnowledgeBaseId) -> Result<bool, Stor
     Ok(tx.execute(&DELETE, &[&id.0]).await? > 0)
 }
 
-/// The version, with what this transaction did so far; none if the tenant has none of that id.
-pub(super) async fn version(tx: &mut TenantTx, id: KnowledgeBaseId) -> Result<Option<u64>, StoreError> {
-    let row = tx.query_opt(&VERSION, &[&id.0]).await?;
-    row.map(|row| Reader::new(&VERSION, &row).count("version")).transpose()
+/// Locks the knowledge base and takes the version of what this transaction writes; none if the tenant has none of that id.
+/// Each transaction that writes begins so, since the triggers would take the lock after those of other rows.
+pub(super) async fn take_version(tx: &mut TenantTx, id: KnowledgeBaseId) -> Result<Option<u64>, StoreError> {
+    let row = tx.query_opt(&TAKE_VERSION, &[&id.0]).await?;
+    row.map(|row| Reader::new(&TAKE_VERSION, &row).count("version")).transpose()
 }
 
 impl Store {

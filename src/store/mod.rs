@@ -151,6 +151,15 @@ impl Store {
         Ok(TenantTx::new(connection, ctx.tenant_id, ctx.deadline, self.user.surroundings().clone()))
     }
 
+    /// A transaction that reads one snapshot of the rows of the tenant of `ctx` and writes nothing.
+    ///
+    /// # Errors
+    /// As [`Store::tenant_tx`].
+    pub async fn tenant_snapshot(&self, ctx: &Ctx) -> Result<TenantTx, StoreError> {
+        let connection = self.user.get(Some(ctx.deadline)).await?;
+        Ok(TenantTx::snapshot(connection, ctx.tenant_id, ctx.deadline, self.user.surroundings().clone()))
+    }
+
     /// A transaction on the rows of all tenants.
     ///
     /// # Errors

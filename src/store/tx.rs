@@ -61,6 +61,7 @@ pub struct Tx {
 #[derive(Debug, Clone, Copy)]
 enum Begin {
     Tenant(TenantId),
+    TenantSnapshot(TenantId),
     Service,
     Snapshot,
 }
@@ -87,6 +88,10 @@ impl Begin {
             // A UUID prints as hexadecimal digits and hyphens only, so it needs no quoting. In a simple query, SET LOCAL's
             // function form takes effect inside the transaction that the BEGIN before it has opened.
             Self::Tenant(tenant_id) => format!("BEGIN; SELECT set_config('tertulia.tenant_id', '{tenant_id}', true)"),
+            Self::TenantSnapshot(tenant_id) => format!(
+                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+                 SELECT set_config('tertulia.tenant_id', '{tenant_id}', true)"
+            ),
             Self::Service => "BEGIN".into(),
             // Many rows may be read, as fast as they are used; no limit but the one on idling fits that.
             Self::Snapshot => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0".into(),
@@ -102,6 +107,16 @@ impl TenantTx {
         surroundings: Arc<Surroundings>,
     ) -> Self {
         Self(Tx::new(connection, Begin::Tenant(tenant_id), Some(deadline), surroundings))
+    }
+
+    /// One that reads a single snapshot of the tenant's rows and writes nothing.
+    pub(super) fn snapshot(
+        connection: Object,
+        tenant_id: TenantId,
+        deadline: Instant,
+        surroundings: Arc<Surroundings>,
+    ) -> Self {
+        Self(Tx::new(connection, Begin::TenantSnapshot(tenant_id), Some(deadline), surroundings))
     }
 
     /// Makes what was written permanent. A transaction without a statement is no work at all.

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use hyper::Method;
 use serde_json::json;
 
-use crate::harness::{Tenant, TestApp};
+use crate::harness::{Reply, Tenant, TestApp, until};
 
 async fn with_base() -> (TestApp, Tenant, String) {
     let app = TestApp::start_with(&[
@@ -168,14 +168,30 @@ async fn document_fields_are_checked() {
         let reply = acme.client.put(&format!("{base}/documents/b"), &document).await;
         assert_eq!((reply.status, reply.problem().as_str()), (400, "invalid"));
     }
-    let reply =
-        acme.client.send_bytes(Method::PUT, &format!("{base}/documents/b?metadata=[1]"), "text/plain", "a").await;
+    let nested = |depth: usize| format!("{}1{}", r#"{"a":"#.repeat(depth), "}".repeat(depth));
+    for metadata in
+        [r#"[1]"#, r#"{"a": "\u0000"}"#, r#"{"\u0000": 1}"#, r#"{"a": [1.795e308]}"#, &nested(64), &nested(70)]
+    {
+        let reply = put_with_metadata(&acme, &base, metadata).await;
+        assert_eq!((reply.status, reply.json()["fields"][0]["field"].as_str()), (400, Some("metadata")), "{metadata}");
+    }
+    let document = json!({ "content": "a", "metadata": { "a": 1.795e308 } });
+    let reply = acme.client.put(&format!("{base}/documents/b"), &document).await;
     assert_eq!((reply.status, reply.json()["fields"][0]["field"].as_str()), (400, Some("metadata")));
+    for metadata in [r#"{"a": [-1.79e308, 18446744073709551615]}"#, &nested(63)] {
+        assert_eq!(put_with_metadata(&acme, &base, metadata).await.status, 200, "{metadata}");
+    }
     // In a document as it is, a NUL is dropped, as other control characters are.
     let reply = acme.client.send_bytes(Method::PUT, &format!("{base}/documents/b"), "text/plain", "a\0b").await;
     assert_eq!(reply.status, 200, "{reply:?}");
     let chunks = acme.client.get(&format!("{base}/documents/b/chunks")).await.json();
     assert_eq!(chunks["items"][0]["content"], "ab");
+}
+
+async fn put_with_metadata(tenant: &Tenant, base: &str, metadata: &str) -> Reply {
+    let metadata = percent_encoding::utf8_percent_encode(metadata, percent_encoding::NON_ALPHANUMERIC);
+    let path = format!("{base}/documents/b?metadata={metadata}");
+    tenant.client.send_bytes(Method::PUT, &path, "text/plain", "a").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,6 +211,37 @@ async fn slow_heads_and_bodies_are_cut_off() {
     let answer = app.client().raw(head.as_bytes()).await;
     let answer = String::from_utf8_lossy(&answer);
     assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("request_timeout"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_that_fill_the_memory_are_turned_away_until_there_is_room() {
+    let app = TestApp::start_with(&[
+        ("TERTULIA_SERVER_DOCUMENT_BYTES_MAX", "2000"),
+        ("TERTULIA_SERVER_DOCUMENTS_HELD_BYTES_MAX", "2000"),
+    ])
+    .await;
+    let acme = app.tenant("acme").await;
+    let base = acme.knowledge_base("manual").await;
+    let path = format!("/v1/knowledge-bases/{base}/documents/a");
+    let put =
+        async |bytes: usize| acme.client.send_bytes(Method::PUT, &path, "text/plain", "x ".repeat(bytes / 2)).await;
+    assert_eq!(put(2_000).await.status, 200);
+
+    let head = acme.client.request(Method::PUT, "/").body(()).unwrap();
+    let key = head.headers()["authorization"].to_str().unwrap();
+    let mut slow = tokio::net::TcpStream::connect(acme.client.address).await.unwrap();
+    let begun = format!(
+        "PUT {path} HTTP/1.1\r\nHost: t\r\nAuthorization: {key}\r\nContent-Type: text/plain\r\nContent-Length: 2000\r\n\r\n{}",
+        "y".repeat(1_000)
+    );
+    tokio::io::AsyncWriteExt::write_all(&mut slow, begun.as_bytes()).await.unwrap();
+    let refused =
+        until("half of the room is taken", async || Some(put(1_002).await).filter(|it| it.status != 200)).await;
+    assert_eq!((refused.status, refused.problem().as_str()), (503, "unavailable"));
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(put(1_000).await.status, 200, "the other half is free");
+    drop(slow);
+    until("the room is given back", async || (put(2_000).await.status == 200).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

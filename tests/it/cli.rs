@@ -163,6 +163,15 @@ fn a_data_directory_of_another_postgres_is_refused() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    // The reader is gone before anything is written.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command(&["settings"]).stdout(writer).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
 fn help_teaches() {
     let help = run_well(&["--help"]).stdout;
     for part in ["serve", "ingest", "doctor", "From nothing to the first answer"] {

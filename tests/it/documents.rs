@@ -45,6 +45,20 @@ async fn each_format_is_searchable_by_its_text_heading_and_title() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn json_is_known_by_its_media_type_however_it_is_spelled() {
+    let app = TestApp::start().await;
+    let acme = app.tenant("acme").await;
+    let id = acme.knowledge_base("manual").await;
+    let path = format!("/v1/knowledge-bases/{id}/documents/a");
+    for (content_type, status) in
+        [("Application/JSON; charset=utf-8", 200), ("application/json", 200), ("application/jsonl", 415)]
+    {
+        let reply = acme.client.send_bytes(Method::PUT, &path, content_type, "{\"content\": \"Text.\"}").await;
+        assert_eq!(reply.status, status, "{content_type}: {reply:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_same_document_again_writes_nothing() {
     let app = TestApp::start().await;
     let acme = app.tenant("acme").await;
@@ -58,6 +72,34 @@ async fn the_same_document_again_writes_nothing() {
     let changed = acme.client.put(&path, &changed).await.json();
     assert_eq!(changed["status"], "indexed");
     assert!(changed["version"].as_u64() > Some(version));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_title_that_is_blank_or_left_out_is_the_documents_own() {
+    let app = TestApp::start().await;
+    let acme = app.tenant("acme").await;
+    let id = acme.knowledge_base("manual").await;
+    let path = format!("/v1/knowledge-bases/{id}/documents/a");
+    let put = async |query: &str, text: &str| {
+        let reply =
+            acme.client.send_bytes(Method::PUT, &format!("{path}{query}"), "text/markdown", text.to_owned()).await;
+        let title = acme.client.get(&path).await.json()["title"].as_str().unwrap().to_owned();
+        (reply.json()["status"].as_str().unwrap().to_owned(), title)
+    };
+    let outcome = |status: &str, title: &str| (status.to_owned(), title.to_owned());
+    assert_eq!(put("?title=+", "# Own\n\nText.").await, outcome("indexed", "Own"));
+    for same in ["", "?title=", "?title=+", "?title=Own"] {
+        assert_eq!(put(same, "# Own\n\nText.").await, outcome("unchanged", "Own"), "{same}");
+    }
+    assert_eq!(put("?title=Given", "# Own\n\nText.").await, outcome("indexed", "Given"));
+    assert_eq!(put("", "# Own\n\nText.").await, outcome("unchanged", "Given"));
+    assert_eq!(put("", "# Own\n\nAnother text.").await, outcome("indexed", "Own"));
+    let json = json!({ "content": "Without a title.", "title": " " });
+    for status in ["indexed", "unchanged"] {
+        let receipt = acme.client.put(&path, &json).await.json();
+        assert_eq!(receipt["status"], status);
+    }
+    assert_eq!(acme.client.get(&path).await.json()["title"], "a");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -114,6 +114,7 @@ async fn metrics_have_requests_queries_and_gauges() {
         "http_request_duration_seconds_count{method=\"POST\",route=\"/v1/knowledge-bases/{knowledge_base_id}/search\",status_code=\"200\"} 1",
         "http_request_duration_seconds_count{method=\"GET\",route=\"unmatched\",status_code=\"404\"} 1",
         "database_query_duration_seconds_count{query_type=\"",
+        "# TYPE http_connections_accepted counter",
         "# TYPE index_chunks gauge",
         "# TYPE sync_lag_versions gauge",
     ] {

@@ -1,8 +1,10 @@
 //! What a document says: its title, and a list of headings, paragraphs, items, code and tables, whatever it was written in.
 //!
-//! Invariant: no input panics, overflows the stack or takes more than linear time and memory; each reader works through
-//! its input once, front to back, and keeps no tree. Text that leaves this module has no control characters but line
-//! feeds and tabs, so that Postgres takes it. A document that cannot be read is an [`ExtractError`] that says why.
+//! Invariant: no input panics or overflows the stack. Text, Markdown and HTML take linear time and memory: their readers
+//! work through the input once, front to back, and keep no tree. PDFs are read by a library that knows no bounds, so what
+//! they would take is looked at beforehand and refused past fixed limits. Text that leaves this module has no control
+//! characters but line feeds and tabs, so that Postgres takes it. A document that cannot be read is an [`ExtractError`]
+//! that says why.
 
 mod html;
 mod markdown;

@@ -1,8 +1,8 @@
 //! PDF: the text of its pages, where it has a text layer.
 //!
 //! The library that reads PDFs panics on some damaged ones and has no bounds, so it is called with care: a panic is
-//! caught, streams are measured before anything inflates them, structures that it would follow in a circle are refused,
-//! and text and time have limits.
+//! caught, streams are measured before anything inflates them, what a page draws is followed before the library does it,
+//! so that what is too deep, a circle or too much is refused, and text and time have limits.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pdf_extract::{Dictionary, Document, LoadOptions, Object, ObjectId, OutputError, PlainTextOutput, output_doc_page};
+use pdf_extract::{
+    Dictionary, Document, LoadOptions, Object, ObjectId, OutputError, PlainTextOutput, Stream, content::Content,
+    output_doc_page,
+};
 
 use super::{Block, ExtractError, Extracted, collapsed};
 
@@ -23,6 +26,19 @@ const INFLATED_BYTES_MAX: u64 = 512 << 20;
 const UNMEASURED_BYTES_MAX: usize = 128 << 10;
 /// Most bytes of text that one document may have.
 const TEXT_BYTES_MAX: usize = 64 << 20;
+/// Most forms inside one another. The library reads a form on the stack of who draws it; documents have two or three.
+const FORMS_DEPTH_MAX: usize = 16;
+/// Most bytes of content that may be read at once: a page's and those of forms inside one another. The library takes some
+/// forty bytes of memory for each.
+const HELD_BYTES_MAX: usize = 16 << 20;
+/// Most bytes of content that all pages together may take to read, a form's counted as often as it is drawn.
+const READ_BYTES_MAX: usize = 256 << 20;
+/// What drawing something takes however small it is, as bytes of content.
+const DRAW_BYTES: usize = 256;
+/// The answer to what is past these limits.
+const LONG_DRAWING: ExtractError = ExtractError::TooLarge("its pages draw too much, or take too long");
+const DEEP_FORMS: ExtractError =
+    ExtractError::TooLarge("its forms are nested too deep, or draw each other in a circle");
 
 /// The title (from the document's information) and the paragraphs of the PDF `content`.
 pub(super) fn read(content: &[u8]) -> Result<Extracted, ExtractError> {
@@ -41,13 +57,17 @@ fn read_pages(content: &[u8]) -> Result<Extracted, ExtractError> {
         return Err(ExtractError::Encrypted);
     }
     check_parents(&document)?;
-    check_forms(&document)?;
+    let until = started + TIME_MAX;
+    check_pages(&document, until)?;
     let mut blocks = Vec::new();
-    let mut output = Output { text: Vec::new(), bytes_left: TEXT_BYTES_MAX, until: started + TIME_MAX };
+    let mut output = Output { text: Vec::new(), bytes_left: TEXT_BYTES_MAX, until };
     let pages = document.get_pages();
     let mut readable = 0;
     let mut failure = None;
     for &number in pages.keys() {
+        if Instant::now() > until {
+            return Err(LONG_DRAWING);
+        }
         output.text.clear();
         let page = catch_unwind(AssertUnwindSafe(|| {
             let writer: &mut dyn std::io::Write = &mut output;
@@ -185,52 +205,130 @@ fn check_parents(document: &Document) -> Result<(), ExtractError> {
     Ok(())
 }
 
-/// Forms (pieces of a page that are drawn by name) may use forms, which a hostile document makes a circle.
-fn check_forms(document: &Document) -> Result<(), ExtractError> {
-    let mut uses: HashMap<ObjectId, Vec<ObjectId>> = HashMap::new();
-    for (&id, object) in &document.objects {
-        let Object::Stream(stream) = object else { continue };
-        if stream.dict.get(b"Subtype").and_then(Object::as_name).is_ok_and(|name| name == b"Form") {
-            let mut used = forms_in(document, &stream.dict);
-            // Without resources of its own a form draws from those of who uses it, which may well hold itself.
-            let borrows = stream.dict.get(b"Resources").is_err();
-            if borrows && memchr::memmem::find(&stream.get_plain_content().unwrap_or_default(), b"Do").is_some() {
-                used.push(id);
+/// Refuses a document whose pages would take too much to read. Forms (pieces of a page that are drawn by name) may draw
+/// forms, which a hostile document makes very deep, a circle, or a few that draw each other millions of times.
+fn check_pages(document: &Document, until: Instant) -> Result<(), ExtractError> {
+    let mut forms = Forms { document, known: HashMap::new(), until };
+    let no_resources = Dictionary::new();
+    let mut read_bytes = 0;
+    for &page in document.get_pages().values() {
+        let mut content = Vec::new();
+        for id in document.get_page_contents(page) {
+            if let Ok(stream) = document.get_object(id).and_then(Object::as_stream) {
+                content.append(&mut plain(stream));
             }
-            uses.insert(id, used);
+            content.push(b'\n');
+            if content.len() > HELD_BYTES_MAX {
+                return Err(LONG_DRAWING);
+            }
+        }
+        let resources = page_resources(document, page).unwrap_or(&no_resources);
+        read_bytes += forms.cost(&content, resources, FORMS_DEPTH_MAX)?.read_bytes;
+        if read_bytes > READ_BYTES_MAX {
+            return Err(LONG_DRAWING);
         }
     }
-    // A form is fine once all that it uses are: what remains uses itself.
-    loop {
-        let fine: Vec<ObjectId> =
-            uses.iter().filter(|(_, used)| used.iter().all(|it| !uses.contains_key(it))).map(|(&id, _)| id).collect();
-        if fine.is_empty() {
-            break;
-        }
-        for id in fine {
-            uses.remove(&id);
-        }
-    }
-    if uses.is_empty() { Ok(()) } else { Err(ExtractError::DamagedPdf("its forms use each other in a circle".into())) }
+    Ok(())
 }
 
-fn forms_in(document: &Document, form: &Dictionary) -> Vec<ObjectId> {
-    let follow = |dict: &Dictionary, key: &[u8]| -> Option<Dictionary> {
-        document.dereference(dict.get(key).ok()?).ok()?.1.as_dict().ok().cloned()
-    };
-    let Some(named) = follow(form, b"Resources").and_then(|resources| follow(&resources, b"XObject")) else {
-        return Vec::new();
-    };
-    named.iter().filter_map(|(_, object)| object.as_reference().ok()).collect()
+/// What reading a piece of content takes, with all that it draws.
+#[derive(Clone, Copy)]
+struct Cost {
+    /// Forms inside one another, its own included.
+    depth: usize,
+    /// Bytes that are read at once: a form is read while who draws it is.
+    held_bytes: usize,
+    /// Bytes that are read in all, a form's as often as it is drawn.
+    read_bytes: usize,
+}
+
+/// The forms of a document, each looked at once for each dictionary of resources that it draws from.
+struct Forms<'a> {
+    document: &'a Document,
+    /// Both objects by where they are in `document`, which does not change meanwhile.
+    known: HashMap<(*const Stream, *const Dictionary), Cost>,
+    until: Instant,
+}
+
+impl<'a> Forms<'a> {
+    /// What `content` takes, if no more than `depth_left` forms are inside one another.
+    fn cost(&mut self, content: &[u8], resources: &'a Dictionary, depth_left: usize) -> Result<Cost, ExtractError> {
+        let mut cost = Cost { depth: 0, held_bytes: 0, read_bytes: content.len() + DRAW_BYTES };
+        // Most pages draw nothing by name, and need not be parsed twice.
+        if memchr::memmem::find(content, b"Do").is_some() {
+            let forms = self.named(resources);
+            // What cannot be parsed draws nothing, and is told when the page is read.
+            for operation in Content::decode(content).map(|content| content.operations).unwrap_or_default() {
+                let name = operation.operands.first().and_then(|name| name.as_name().ok());
+                let Some(form) = name.filter(|_| operation.operator == "Do").and_then(|name| forms?.get(name).ok())
+                else {
+                    continue;
+                };
+                let Ok((_, Object::Stream(form))) = self.document.dereference(form) else { continue };
+                let drawn = self.cost_of_form(form, resources, depth_left)?;
+                cost.depth = cost.depth.max(drawn.depth);
+                cost.held_bytes = cost.held_bytes.max(drawn.held_bytes);
+                cost.read_bytes += drawn.read_bytes;
+                if cost.read_bytes > READ_BYTES_MAX || Instant::now() > self.until {
+                    return Err(LONG_DRAWING);
+                }
+            }
+        }
+        cost.held_bytes += content.len();
+        if cost.held_bytes > HELD_BYTES_MAX { Err(LONG_DRAWING) } else { Ok(cost) }
+    }
+
+    fn cost_of_form(
+        &mut self,
+        form: &'a Stream,
+        resources: &'a Dictionary,
+        depth_left: usize,
+    ) -> Result<Cost, ExtractError> {
+        // Without resources of its own a form draws from those of who draws it.
+        let resources = dictionary(self.document, &form.dict, b"Resources").unwrap_or(resources);
+        let key = (std::ptr::from_ref(form), std::ptr::from_ref(resources));
+        let cost = match self.known.get(&key) {
+            Some(cost) => *cost,
+            None if depth_left == 0 => return Err(DEEP_FORMS),
+            None => {
+                let cost = self.cost(&plain(form), resources, depth_left - 1)?;
+                let cost = Cost { depth: cost.depth + 1, ..cost };
+                self.known.insert(key, cost);
+                cost
+            }
+        };
+        if cost.depth > depth_left { Err(DEEP_FORMS) } else { Ok(cost) }
+    }
+
+    fn named(&self, resources: &'a Dictionary) -> Option<&'a Dictionary> {
+        dictionary(self.document, resources, b"XObject")
+    }
+}
+
+/// A stream's content as the library reads it.
+fn plain(stream: &Stream) -> Vec<u8> {
+    stream.decompressed_content().unwrap_or_else(|_| stream.content.clone())
+}
+
+/// The resources of a page, which may be those of a parent. [`check_parents`] has seen that these end.
+fn page_resources(document: &Document, page: ObjectId) -> Option<&Dictionary> {
+    let mut node = document.get_dictionary(page).ok()?;
+    loop {
+        if let Some(resources) = dictionary(document, node, b"Resources") {
+            return Some(resources);
+        }
+        node = node.get(b"Parent").and_then(Object::as_reference).and_then(|id| document.get_dictionary(id)).ok()?;
+    }
+}
+
+/// The dictionary at `key` of another, where it is one.
+fn dictionary<'a>(document: &'a Document, within: &'a Dictionary, key: &[u8]) -> Option<&'a Dictionary> {
+    document.dereference(within.get(key).ok()?).ok()?.1.as_dict().ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use pdf_extract::{
-        Stream, StringFormat,
-        content::{Content, Operation},
-        dictionary,
-    };
+    use pdf_extract::{StringFormat, content::Operation, dictionary};
 
     use super::*;
 
@@ -376,6 +474,55 @@ mod tests {
             });
             assert!(error(&forms).contains("circle"), "{}", error(&forms));
         }
+    }
+
+    /// A PDF of one page that draws the first of `count` forms. Each draws the next `draws` times, the last is `last`.
+    fn forms(count: usize, draws: usize, last: &[u8]) -> Vec<u8> {
+        pdf(&[b"/X Do".to_vec()], |document, resources| {
+            let mut next = None;
+            for _ in 0..count {
+                let mut own = document.get_object(resources).unwrap().as_dict().unwrap().clone();
+                let content = match next {
+                    Some(next) => {
+                        own.set("XObject", dictionary! { "X" => next });
+                        "/X Do ".repeat(draws).into_bytes()
+                    }
+                    None => last.to_vec(),
+                };
+                let form = dictionary! { "Type" => "XObject", "Subtype" => "Form", "Resources" => own };
+                next = Some(document.add_object(Stream::new(form, content)));
+            }
+            let resources = document.get_object_mut(resources).and_then(Object::as_dict_mut).unwrap();
+            resources.set("XObject", dictionary! { "X" => next.unwrap() });
+        })
+    }
+
+    #[test]
+    fn forms_inside_one_another_have_a_limit() {
+        let text = page(&["In a form."]);
+        assert_eq!(read(&forms(FORMS_DEPTH_MAX, 1, &text)).unwrap().blocks, [Block::paragraph("In a form.")]);
+        for count in [FORMS_DEPTH_MAX + 1, 5_000] {
+            assert!(error(&forms(count, 1, &text)).contains("too deep"));
+        }
+    }
+
+    #[test]
+    fn forms_drawn_too_often_are_refused_before_they_are_drawn() {
+        // 2^15 small ones are fine; 10^15, or a few of a large one, would take years or minutes.
+        assert!(matches!(read(&forms(FORMS_DEPTH_MAX, 2, b"")), Err(ExtractError::NoTextLayer)));
+        assert!(error(&forms(FORMS_DEPTH_MAX, 10, b"")).contains("draw too much"));
+        assert!(error(&forms(2, 300, &b"0 0 m ".repeat(200_000))).contains("draw too much"));
+    }
+
+    #[test]
+    fn content_that_would_be_held_all_at_once_is_refused() {
+        let shared = pdf(&[b"q ".repeat(1 << 20)], |document, _| {
+            let page = document.page_iter().next().unwrap();
+            let page = document.get_object_mut(page).and_then(Object::as_dict_mut).unwrap();
+            let content = page.get(b"Contents").unwrap().clone();
+            page.set("Contents", vec![content; 9]);
+        });
+        assert!(error(&shared).contains("draw too much"));
     }
 
     #[test]

@@ -188,7 +188,7 @@ impl EmbeddedCluster {
     pub async fn start(data_dir: &Path, database: &DatabaseConfig) -> Result<Self, ClusterError> {
         let data_dir = folders::open_data_dir(data_dir)?;
         let ownership = Ownership::take_for_server(&data_dir, OTHERS_WAIT).await?;
-        Self::start_owned(&data_dir, database, ownership, None).await
+        Self::start_owned(&data_dir, database, ownership, None, true).await
     }
 
     /// The cluster of `data_dir` for the length of a command: the one that runs, or one that is started, and stopped again
@@ -197,13 +197,29 @@ impl EmbeddedCluster {
     /// # Errors
     /// What keeps Postgres from running, with what to do about it.
     pub async fn connect_or_start(data_dir: &Path, database: &DatabaseConfig) -> Result<Self, ClusterError> {
+        Self::connect_or_start_with(data_dir, database, true).await
+    }
+
+    /// The same, but with its roles, databases and extensions as they are, whether a server could use them or not.
+    ///
+    /// # Errors
+    /// As [`EmbeddedCluster::connect_or_start`].
+    pub async fn connect_or_start_as_it_is(data_dir: &Path, database: &DatabaseConfig) -> Result<Self, ClusterError> {
+        Self::connect_or_start_with(data_dir, database, false).await
+    }
+
+    async fn connect_or_start_with(
+        data_dir: &Path,
+        database: &DatabaseConfig,
+        may_change: bool,
+    ) -> Result<Self, ClusterError> {
         let data_dir = folders::open_data_dir(data_dir)?;
         let guard = CommandGuard::take(&data_dir).await?;
         let start = Instant::now();
         loop {
             // Whoever has the ownership may be starting, may be stopping, or may be killed any moment.
             if let Ok(ownership) = Ownership::try_take(&data_dir, Owner::Command)? {
-                return Self::start_owned(&data_dir, database, ownership, Some(guard)).await;
+                return Self::start_owned(&data_dir, database, ownership, Some(guard), may_change).await;
             }
             let socket = postmaster::read_socket(&data_dir.join("postgres"));
             let failed = match socket {
@@ -229,6 +245,7 @@ impl EmbeddedCluster {
         database: &DatabaseConfig,
         ownership: Ownership,
         guard: Option<CommandGuard>,
+        may_change: bool,
     ) -> Result<Self, ClusterError> {
         let (path, settings) = (data_dir.to_owned(), database.clone());
         // initdb takes seconds. The ownership goes along: if this future is dropped, nobody else starts before initdb ended.
@@ -242,7 +259,7 @@ impl EmbeddedCluster {
         let watch = tokio::runtime::Handle::current().spawn(postmaster.clone().start(stopping.clone()).await?);
         let supervisor = Supervisor { watch, stop: stopping.drop_guard(), _ownership: ownership };
         let cluster = Self { socket_dir, port: folders::PORT, supervisor: Some(supervisor), guard };
-        if let Err(error) = bootstrap::run(&postmaster).await {
+        if may_change && let Err(error) = bootstrap::run(&postmaster).await {
             if let Err(error) = cluster.stop().await {
                 tracing::warn!(%error, "the private postgres did not stop");
             }

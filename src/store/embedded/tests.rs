@@ -71,6 +71,26 @@ async fn a_cluster_is_made_once_and_keeps_what_was_committed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_is_only_looked_at_stays_as_it_is() {
+    let folder = data_dir();
+    let cluster = start(folder.path()).await;
+    client(&cluster).await.batch_execute("DROP EXTENSION vector").await.expect("nothing needs it yet");
+    cluster.stop().await.expect("it stops");
+    for (as_it_is, extensions) in [(true, 0), (false, 1)] {
+        let (path, settings) = (folder.path(), settings());
+        let cluster = match as_it_is {
+            true => EmbeddedCluster::connect_or_start_as_it_is(path, &settings).await,
+            false => EmbeddedCluster::connect_or_start(path, &settings).await,
+        };
+        let cluster = cluster.expect("it starts");
+        let asked = "SELECT count(*) FROM pg_extension WHERE extname = 'vector'";
+        let found: i64 = client(&cluster).await.query_one(asked, &[]).await.expect("it answers").get(0);
+        assert_eq!(found, extensions);
+        cluster.stop().await.expect("it stops");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn commands_share_a_cluster_and_the_last_one_stops_it() {
     let folder = data_dir();
     let first = EmbeddedCluster::connect_or_start(folder.path(), &settings()).await.expect("it starts");

@@ -65,6 +65,23 @@ async fn any_word_of_the_question_finds_and_titles_weigh_most() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_search_sees_nothing_that_was_written_after_its_version() {
+    let db = TestDatabase::create().await;
+    let ctx = db.tenant("acme").await;
+    let base = db.base(&ctx, "docs").await;
+    put(&db, &ctx, &base, &document("a"), &[chunk(0, "about slots")]).await;
+    let mut tx = db.store.tenant_snapshot(&ctx).await.unwrap();
+    let seen = knowledge_bases::find(&mut tx, base.id).await.unwrap().unwrap();
+    put(&db, &ctx, &base, &document("a"), &[chunk(0, "about replication")]).await;
+    for (question, found) in [("slots", vec!["about slots"]), ("replication", vec![])] {
+        assert_eq!(contents(&search::keyword(&mut tx, &seen, question, None, 10).await.unwrap()), found);
+    }
+    let nearest = search::semantic(&mut tx, &seen, &[1.0, 0.0, 0.0], None, 10).await.unwrap();
+    assert_eq!(contents(&nearest), ["about slots"]);
+    tx.commit().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_nearest_are_found_exactly_in_a_small_knowledge_base() {
     let db = TestDatabase::create().await;
     let ctx = db.tenant("acme").await;

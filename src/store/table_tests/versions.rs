@@ -142,6 +142,24 @@ async fn a_chunk_that_is_added_while_the_title_changes_is_not_left_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_locks_in_the_order_of_a_replacement() {
+    let db = TestDatabase::create().await;
+    let ctx = db.tenant("acme").await;
+    let base = db.base(&ctx, "docs").await;
+    let document = db.put(&ctx, &base, "a", 1).await;
+    let replacing = db.begin(ctx.tenant_id).await;
+    replacing.batch_execute("UPDATE knowledge_bases SET version = version + 1").await.unwrap();
+    let mut tx = db.tx(&ctx).await;
+    let deleting = Handle::current().spawn(async move {
+        let version = documents::delete(&mut tx, base.id, document.id).await?;
+        tx.commit().await.map(|()| version)
+    });
+    until_somebody_waits(&db.superuser().await).await;
+    replacing.batch_execute("UPDATE documents SET title = 'Zebra'; COMMIT").await.unwrap();
+    assert_eq!(deleting.await.unwrap().unwrap(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn deletions_are_logged_whoever_deletes() {
     let db = TestDatabase::create().await;
     let ctx = db.tenant("acme").await;

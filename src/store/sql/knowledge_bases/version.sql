@@ -1,3 +1,0 @@
-SELECT version
-FROM knowledge_bases
-WHERE tenant_id = (SELECT tertulia_tenant_id()) AND id = $1
