@@ -19,6 +19,8 @@ pub const QUERY_BYTES_MAX: usize = 8_192;
 pub const TOP_K_MAX: usize = 100;
 /// Up to this many bytes of vectors a search stays on its shard's thread; a longer scan would hold up other sockets.
 const INLINE_SCAN_BYTES_MAX: usize = 24 << 20;
+/// Up to this many looks at a chunk for a comparison of a filter a search stays on its shard's thread, at about 1 ns each.
+const INLINE_COMPARISONS_MAX: usize = 512 << 10;
 
 /// What to look for.
 #[derive(Debug)]
@@ -95,7 +97,9 @@ impl Knowledge {
             self.same_encoder(&index.settings().encoder)?;
         }
         let encoder = self.encoder.clone();
-        let inline = index.len() * index.settings().dimensions <= INLINE_SCAN_BYTES_MAX;
+        let comparisons = request.filter.as_ref().map_or(0, Filter::comparisons);
+        let inline = index.len() * index.settings().dimensions <= INLINE_SCAN_BYTES_MAX
+            && index.len() * comparisons <= INLINE_COMPARISONS_MAX;
         let search = move || {
             let started = Instant::now();
             let embedding = (request.mode != Mode::Keyword).then(|| encoder.encode_query(&request.query));
