@@ -15,6 +15,7 @@ mod payload;
 mod search;
 mod sections;
 mod segment;
+mod signs;
 mod snapshot;
 mod strings;
 mod vectors;

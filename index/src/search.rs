@@ -212,7 +212,9 @@ pub struct FilterExplain {
 pub struct SemanticExplain {
     /// Chunks in the list.
     pub listed: usize,
-    /// Chunks whose short code was looked at.
+    /// Chunks whose code of one bit a component was looked at.
+    pub estimated: u64,
+    /// Chunks whose code of eight bits a component was looked at.
     pub scanned: u64,
     /// Chunks whose whole vector was looked at.
     pub rescored: u64,
@@ -321,6 +323,7 @@ pub(crate) fn search(settings: &Settings, view: &View, query: &Query<'_>) -> Res
         filter: kept.as_ref().map(|kept| FilterExplain { matches: kept.iter().map(Bits::count).sum() }),
         semantic: semantic.as_ref().map(|list| SemanticExplain {
             listed: list.len(),
+            estimated: visited.estimated,
             scanned: visited.scanned,
             rescored: visited.rescored,
         }),

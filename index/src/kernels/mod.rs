@@ -3,6 +3,7 @@
 //! Each is one plain Rust function: integer sums are exact, and floating-point sums have a fixed order (16 lanes,
 //! then a tree) which no target may change, so every machine gives the same bits.
 
+pub(crate) mod signs;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
@@ -168,6 +169,34 @@ fn dots_any(codes: &[i8], query: ScanQuery<'_>, dots: &mut [i32; BLOCK]) {
 #[inline(always)]
 fn bound(dot: i32, step: f32, residual: f32, query: ScanQuery<'_>) -> f32 {
     dot as f32 * (step * query.step) + (residual * query.length + query.slack)
+}
+
+/// Appends to `bounds` for each of `docs` what [`scan`] would write for that row, if it is at least `threshold`, and its place,
+/// which is `start` more than its number.
+#[multiversion(targets(
+    "x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx2+fma+bmi1+bmi2+lzcnt+popcnt",
+    "x86_64+avx2+fma+bmi1+bmi2+lzcnt+popcnt",
+    "x86_64+sse4.2+ssse3+popcnt",
+    "aarch64+neon",
+))]
+pub(crate) fn bounds_of(
+    docs: &[u32],
+    codes: &[i8],
+    rows: &RowScales,
+    query: ScanQuery<'_>,
+    threshold: f32,
+    start: u32,
+    bounds: &mut Vec<(f32, u32)>,
+) {
+    let stride = query.codes.len();
+    for &doc in docs {
+        let at = doc as usize;
+        let dot = dot_codes_any(&codes[at * stride..][..stride], query.codes);
+        let bound = bound(dot, rows.steps[at], rows.residuals[at], query);
+        if bound >= threshold {
+            bounds.push((bound, start + doc));
+        }
+    }
 }
 
 #[inline(always)]

@@ -1,0 +1,298 @@
+//! Bounds from sign codes: one bit of each component, four components at a time looked up in tables made of the query.
+//!
+//! The codes of a block of rows lie transposed, so that one shuffle of bytes does as many lookups as a register has bytes
+//! (André, Kermarrec, Le Scouarnec, "Cache locality is not enough", VLDB 2015). Safe Rust has no word for a shuffle, and the
+//! compiler makes none of a loop over a table. Sums of integers are exact, so every way gives the same bits.
+
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "see above; what makes each call sound stands beside it")
+)]
+
+use super::{BLOCK, highest};
+
+/// Lookups of this many tables are added up in bytes: four of [`ENTRY_MAX`] are below 256.
+const TABLES_A_TURN: usize = 4;
+/// Largest entry of a table.
+pub(crate) const ENTRY_MAX: u8 = 63;
+/// Most tables of a query: so many of the largest entries are still a sum of 16 bits.
+pub(crate) const TABLES_MAX: usize = u16::MAX as usize / ENTRY_MAX as usize / TABLES_A_TURN * TABLES_A_TURN;
+
+/// A table for each four components: what each pattern of their signs adds to a sum.
+pub(crate) type Table = [u8; 16];
+
+/// A query for [`estimate`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SignQuery<'a> {
+    /// A multiple of four of them, none above [`ENTRY_MAX`].
+    pub(crate) tables: &'a [Table],
+    /// Value of a step of a sum.
+    pub(crate) step: f32,
+    /// Value of the sum 0.
+    pub(crate) base: f32,
+    /// Multiplies a row's error.
+    pub(crate) margin: f32,
+    /// Added to every bound.
+    pub(crate) offset: f32,
+}
+
+/// What the sign codes of some rows mean.
+#[derive(Debug, Default)]
+pub(crate) struct SignScales {
+    /// Multiplies the value of a row's sum.
+    pub(crate) scales: Vec<f32>,
+    /// How far a row's estimate is off, usually.
+    pub(crate) errors: Vec<f32>,
+}
+
+/// Where in a block's stretch of bytes a row's byte is. Even bytes are the first half of the rows, for sums of 16 bits to
+/// come out in order.
+pub(crate) fn place_in_block(row: usize) -> usize {
+    row % (BLOCK / 2) * 2 + row / (BLOCK / 2)
+}
+
+/// Writes to `upper` for each row a bound of its score, negative infinity for rows outside `keep` (one bit a row, all rows
+/// if `None`), and to `maxima` the highest of each [`BLOCK`] of rows.
+///
+/// `codes`: for each block of rows, for each eight components (two tables, the first in the low bits) a byte of each row,
+/// in the order of [`place_in_block`]; the last block is filled up with anything.
+pub(crate) fn estimate(
+    codes: &[u8],
+    rows: &SignScales,
+    query: SignQuery<'_>,
+    keep: Option<&[u64]>,
+    upper: &mut [f32],
+    maxima: &mut [f32],
+) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
+            // SAFETY: the CPU has what this function is compiled for, as was just asked.
+            return unsafe { x86::estimate_avx512(codes, rows, query, keep, upper, maxima) };
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: as above.
+            return unsafe { x86::estimate_avx2(codes, rows, query, keep, upper, maxima) };
+        }
+    }
+    estimate_plain(codes, rows, query, keep, upper, maxima);
+}
+
+fn estimate_plain(
+    codes: &[u8],
+    rows: &SignScales,
+    query: SignQuery<'_>,
+    keep: Option<&[u64]>,
+    upper: &mut [f32],
+    maxima: &mut [f32],
+) {
+    // Two tables as one: half as many lookups.
+    let pair = |tables: &[Table]| {
+        std::array::from_fn(|byte: usize| u16::from(tables[0][byte & 15]) + u16::from(tables[1][byte >> 4]))
+    };
+    let pairs: Vec<[u16; 256]> = query.tables.chunks_exact(2).map(pair).collect();
+    let sums = |codes: &[u8], sums: &mut [u16; BLOCK]| {
+        let mut in_place = [0_u16; BLOCK];
+        for (codes, pair) in codes.chunks_exact(BLOCK).zip(&pairs) {
+            for (sum, &code) in in_place.iter_mut().zip(codes) {
+                *sum += pair[usize::from(code)];
+            }
+        }
+        for (row, sum) in sums.iter_mut().enumerate() {
+            *sum = in_place[place_in_block(row)];
+        }
+    };
+    estimate_any(codes, rows, query, keep, upper, maxima, sums);
+}
+
+/// `sums` adds up a block's lookups.
+#[inline(always)]
+fn estimate_any(
+    codes: &[u8],
+    rows: &SignScales,
+    query: SignQuery<'_>,
+    keep: Option<&[u64]>,
+    upper: &mut [f32],
+    maxima: &mut [f32],
+    sums: impl Fn(&[u8], &mut [u16; BLOCK]),
+) {
+    let SignQuery { tables, step, base, margin, offset } = query;
+    let codes = codes.chunks_exact(tables.len() / 2 * BLOCK);
+    let blocks = codes.zip(rows.scales.chunks(BLOCK).zip(rows.errors.chunks(BLOCK)));
+    let mut found = [0_u16; BLOCK];
+    for (block, (((codes, (scales, errors)), upper), maximum)) in
+        blocks.zip(upper.chunks_mut(BLOCK)).zip(maxima).enumerate()
+    {
+        let kept = keep.map_or(u64::MAX, |words| words[block]);
+        if kept == 0 {
+            upper.fill(f32::NEG_INFINITY);
+            *maximum = f32::NEG_INFINITY;
+            continue;
+        }
+        sums(codes, &mut found);
+        let len = upper.len().min(BLOCK);
+        let (scales, errors, upper) = (&scales[..len], &errors[..len], &mut upper[..len]);
+        for at in 0..len {
+            upper[at] = (f32::from(found[at]) * step + base) * scales[at] + (errors[at] * margin + offset);
+        }
+        if kept != u64::MAX {
+            for (at, upper) in upper.iter_mut().enumerate() {
+                *upper = if kept >> at & 1 == 1 { *upper } else { f32::NEG_INFINITY };
+            }
+        }
+        *maximum = highest(upper);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::*;
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    pub(super) fn estimate_avx512(
+        codes: &[u8],
+        rows: &SignScales,
+        query: SignQuery<'_>,
+        keep: Option<&[u64]>,
+        upper: &mut [f32],
+        maxima: &mut [f32],
+    ) {
+        let low_bits = _mm512_set1_epi8(15);
+        let sums = |codes: &[u8], sums: &mut [u16; BLOCK]| {
+            // `both`: sums of even places, with those of odd places 256-fold on top; `odd`: those of odd places.
+            let (mut both, mut odd) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+            let turns = codes.as_chunks::<{ BLOCK * TABLES_A_TURN / 2 }>().0.iter();
+            for (codes, tables) in turns.zip(query.tables.as_chunks::<TABLES_A_TURN>().0) {
+                let (codes, _) = codes.as_chunks::<BLOCK>();
+                let lookup = |codes: [u8; BLOCK], low: Table, high: Table| {
+                    let codes: __m512i = bytemuck::cast(codes);
+                    let low = _mm512_broadcast_i32x4(bytemuck::cast(low));
+                    let high = _mm512_broadcast_i32x4(bytemuck::cast(high));
+                    let high_bits = _mm512_and_si512(_mm512_srli_epi16::<4>(codes), low_bits);
+                    let low = _mm512_shuffle_epi8(low, _mm512_and_si512(codes, low_bits));
+                    _mm512_add_epi8(low, _mm512_shuffle_epi8(high, high_bits))
+                };
+                let sum =
+                    _mm512_add_epi8(lookup(codes[0], tables[0], tables[1]), lookup(codes[1], tables[2], tables[3]));
+                both = _mm512_add_epi16(both, sum);
+                odd = _mm512_add_epi16(odd, _mm512_srli_epi16::<8>(sum));
+            }
+            let even = _mm512_sub_epi16(both, _mm512_slli_epi16::<8>(odd));
+            let (first, second) = sums.split_at_mut(BLOCK / 2);
+            first.copy_from_slice(&bytemuck::cast::<__m512i, [u16; BLOCK / 2]>(even));
+            second.copy_from_slice(&bytemuck::cast::<__m512i, [u16; BLOCK / 2]>(odd));
+        };
+        estimate_any(codes, rows, query, keep, upper, maxima, sums);
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn estimate_avx2(
+        codes: &[u8],
+        rows: &SignScales,
+        query: SignQuery<'_>,
+        keep: Option<&[u64]>,
+        upper: &mut [f32],
+        maxima: &mut [f32],
+    ) {
+        const HALF: usize = BLOCK / 2;
+        let low_bits = _mm256_set1_epi8(15);
+        let sums = |codes: &[u8], sums: &mut [u16; BLOCK]| {
+            // As with twice as long registers, in two.
+            let (mut both, mut odd) = ([_mm256_setzero_si256(); 2], [_mm256_setzero_si256(); 2]);
+            let turns = codes.as_chunks::<{ BLOCK * TABLES_A_TURN / 2 }>().0.iter();
+            for (codes, tables) in turns.zip(query.tables.as_chunks::<TABLES_A_TURN>().0) {
+                let (codes, _) = codes.as_chunks::<HALF>();
+                let table = |table: usize| _mm256_broadcastsi128_si256(bytemuck::cast(tables[table]));
+                let lookup = |codes: [u8; HALF], low: __m256i, high: __m256i| {
+                    let codes: __m256i = bytemuck::cast(codes);
+                    let high_bits = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), low_bits);
+                    let low = _mm256_shuffle_epi8(low, _mm256_and_si256(codes, low_bits));
+                    _mm256_add_epi8(low, _mm256_shuffle_epi8(high, high_bits))
+                };
+                for half in 0..2 {
+                    let sum = _mm256_add_epi8(
+                        lookup(codes[half], table(0), table(1)),
+                        lookup(codes[2 + half], table(2), table(3)),
+                    );
+                    both[half] = _mm256_add_epi16(both[half], sum);
+                    odd[half] = _mm256_add_epi16(odd[half], _mm256_srli_epi16::<8>(sum));
+                }
+            }
+            let (first, second) = sums.split_at_mut(HALF);
+            for half in 0..2 {
+                let even = _mm256_sub_epi16(both[half], _mm256_slli_epi16::<8>(odd[half]));
+                let at = half * HALF / 2;
+                first[at..][..HALF / 2].copy_from_slice(&bytemuck::cast::<__m256i, [u16; HALF / 2]>(even));
+                second[at..][..HALF / 2].copy_from_slice(&bytemuck::cast::<__m256i, [u16; HALF / 2]>(odd[half]));
+            }
+        };
+        estimate_any(codes, rows, query, keep, upper, maxima, sums);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+
+    /// Plainly, row by row.
+    fn sum_of(codes: &[u8], tables: &[Table], row: usize) -> u16 {
+        let block = &codes[row / BLOCK * BLOCK * tables.len() / 2..];
+        let byte = |pair: usize| usize::from(block[pair * BLOCK + place_in_block(row % BLOCK)]);
+        (0..tables.len() / 2)
+            .map(|pair| u16::from(tables[2 * pair][byte(pair) & 15]) + u16::from(tables[2 * pair + 1][byte(pair) >> 4]))
+            .sum()
+    }
+
+    #[test]
+    fn every_target_gives_the_sums_of_lookups() {
+        for seed in 0..30 {
+            let rng = &mut StdRng::seed_from_u64(seed);
+            let (rows, tables) = (rng.random_range(1..300_usize), TABLES_A_TURN * rng.random_range(1..30_usize));
+            let codes: Vec<u8> = (0..rows.next_multiple_of(BLOCK) * tables / 2).map(|_| rng.random()).collect();
+            // The largest sums too.
+            let least = if seed % 2 == 0 { 0 } else { ENTRY_MAX };
+            let tables: Vec<Table> =
+                (0..tables).map(|_| std::array::from_fn(|_| rng.random_range(least..=ENTRY_MAX))).collect();
+            let scales = SignScales {
+                scales: (0..rows).map(|_| rng.random_range(0.0..0.1)).collect(),
+                errors: (0..rows).map(|_| rng.random_range(0.0..0.1)).collect(),
+            };
+            let words = rows.div_ceil(64);
+            let keep: Vec<u64> = (0..words).map(|_| rng.random::<u64>() & rng.random::<u64>()).collect();
+            let query = SignQuery { tables: &tables, step: 0.01, base: -0.3, margin: 3.0, offset: 0.2 };
+            for keep in [None, Some(keep.as_slice()), Some(&vec![0; words])] {
+                let expected: Vec<f32> = (0..rows)
+                    .map(|row| match keep.is_none_or(|keep| keep[row / 64] >> (row % 64) & 1 == 1) {
+                        true => {
+                            (f32::from(sum_of(&codes, &tables, row)) * 0.01 - 0.3) * scales.scales[row]
+                                + (scales.errors[row] * 3.0 + 0.2)
+                        }
+                        false => f32::NEG_INFINITY,
+                    })
+                    .collect();
+                let check = |estimate: &dyn Fn(&mut [f32], &mut [f32])| {
+                    let (mut upper, mut maxima) = (vec![0.0; rows], vec![0.0; rows.div_ceil(BLOCK)]);
+                    estimate(&mut upper, &mut maxima);
+                    assert_eq!(upper, expected, "seed {seed}");
+                    for (maximum, block) in maxima.iter().zip(expected.chunks(BLOCK)) {
+                        assert_eq!(*maximum, block.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+                    }
+                };
+                check(&|upper, maxima| estimate(&codes, &scales, query, keep, upper, maxima));
+                check(&|upper, maxima| estimate_plain(&codes, &scales, query, keep, upper, maxima));
+                #[cfg(target_arch = "x86_64")]
+                if is_x86_feature_detected!("avx2") {
+                    // SAFETY: the CPU has it, as was just asked.
+                    check(&|upper, maxima| unsafe {
+                        x86::estimate_avx2(&codes, &scales, query, keep, upper, maxima);
+                    });
+                }
+            }
+        }
+    }
+}
