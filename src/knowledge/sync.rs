@@ -138,6 +138,9 @@ impl Sync {
                     self.until_snapshot(built.as_ref())
                 }
                 Err(error) => {
+                    // A first load that broke off holds parts of versions that it has not reached, and what is deleted
+                    // meanwhile would stay in it: a load from 0 reads no deletions.
+                    built = built.filter(|built| is_published(&base, built));
                     tracing::warn!(knowledge_base_id = %base.key.knowledge_base_id, error = %chain(&error), "sync failed; trying again");
                     let this_time = pause;
                     pause = (pause * 2).min(PAUSE_MAX);
@@ -186,7 +189,7 @@ impl Sync {
         }
         let Some(current) = built else { return Ok(Looked::CaughtUp) };
         // Nobody searches an index before it is published, so it may be filled in pieces.
-        let is_published = base.index().is_some_and(|index| Arc::ptr_eq(&index, &current.index));
+        let is_published = is_published(base, current);
         let mut batch = Batch { version: current.index.version(), upserts: Vec::new(), deletions: Vec::new() };
         if current.index.version() < head.version {
             changes.read_from(current.index.version()).await?;
@@ -312,6 +315,11 @@ impl Built {
             saved_at: Instant::now(),
         }
     }
+}
+
+/// Whether searches ask that very index.
+fn is_published(base: &Base, built: &Built) -> bool {
+    base.index().is_some_and(|index| Arc::ptr_eq(&index, &built.index))
 }
 
 fn settings(head: &Head) -> Settings {

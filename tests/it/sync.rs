@@ -41,12 +41,33 @@ async fn loaded() -> (TestApp, Tenant, String, Client) {
     (app, acme, id, sql)
 }
 
+/// How often the server has looked for a knowledge base's changes, or whatever else the statement does.
+async fn runs_of(app: &TestApp, statement: &str) -> u64 {
+    let metrics = app.client().get("/metrics").await;
+    let name = format!("database_query_duration_seconds_count{{query_type=\"{statement}\"}} ");
+    let text = String::from_utf8_lossy(&metrics.body).into_owned();
+    text.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |count| count.parse().unwrap())
+}
+
+/// A connection that no trigger and no row security holds.
+async fn without_triggers(app: &TestApp) -> Client {
+    let sql = connect(&app.database.superuser_url()).await;
+    sql.batch_execute("SET session_replication_role = replica").await.unwrap();
+    sql
+}
+
 /// A statement that adds a chunk to the document `first`.
 fn insert(knowledge_base: &str, ordinal: usize, content: &str) -> String {
+    insert_many(knowledge_base, &format!("{ordinal}, {ordinal}"), &format!("'{content}'"))
+}
+
+/// A statement that adds a chunk for each ordinal `n` from the first to the last; `content` is SQL.
+fn insert_many(knowledge_base: &str, ordinals: &str, content: &str) -> String {
     format!(
         "INSERT INTO knowledge_chunks (tenant_id, knowledge_base_id, generation_id, document_id, ordinal, heading, content, embedding)
-         SELECT tenant_id, knowledge_base_id, generation_id, document_id, {ordinal}, '', '{content}', embedding
-         FROM knowledge_chunks WHERE knowledge_base_id = '{knowledge_base}' ORDER BY id LIMIT 1"
+         SELECT c.tenant_id, c.knowledge_base_id, c.generation_id, c.document_id, n, '', {content}, c.embedding
+         FROM (SELECT * FROM knowledge_chunks WHERE knowledge_base_id = '{knowledge_base}' ORDER BY id LIMIT 1) AS c,
+             generate_series({ordinals}) AS n"
     )
 }
 
@@ -150,6 +171,30 @@ async fn any_interleaving_of_writers_ends_in_an_index_equal_to_the_table() {
     };
     tokio::join!(futures_util::future::join_all(writers), kill_listeners);
     until_equal(&acme, &sql, &id).await;
+}
+
+/// A first load is applied in pieces, so one that breaks off has some already.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_between_two_tries_of_a_first_load_is_not_found() {
+    let (mut app, acme, id, sql) = loaded().await;
+    app.stop().await;
+    std::fs::remove_dir_all(app.data_dir().join("snapshots")).unwrap();
+    let words = "CASE WHEN n <= 1000 THEN 'zebra' ELSE 'heron' END";
+    sql.batch_execute(&insert_many(&id, "1, 6000", words)).await.unwrap();
+    sql.batch_execute(&insert(&id, 9_999, "broken")).await.unwrap();
+    // No client can write an embedding of another length, and no index takes it.
+    let break_it = "UPDATE knowledge_chunks SET embedding = '[1,2]' WHERE content = 'broken'";
+    without_triggers(&app).await.batch_execute(break_it).await.unwrap();
+    app.restart().await;
+    let acme = Tenant { client: acme.client.at(&app.client()), ..acme };
+    let zebra = json!({ "query": "zebra", "mode": "keyword" });
+    assert_eq!(acme.search(&id, &zebra).await["source"], "postgres");
+    until("a first load has failed and begun anew", async || (runs_of(&app, "changes/head").await >= 2).then_some(()))
+        .await;
+    sql.batch_execute("DELETE FROM knowledge_chunks WHERE content IN ('zebra', 'broken')").await.unwrap();
+    let version: i64 = sql.query_one("SELECT version FROM knowledge_bases", &[]).await.unwrap().get(0);
+    acme.until_in_memory(&id, version as u64).await;
+    assert!(external_ids(&acme.search(&id, &zebra).await).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
