@@ -121,7 +121,10 @@ impl Sync {
         let mut built: Option<Built> = None;
         let mut pause = PAUSE_MIN;
         loop {
-            let until_next_look = match self.look(&base, &mut built).await {
+            let looked = self.look(&base, &mut built).await;
+            // Nothing wakes it before that time.
+            let mut at_least = None;
+            let until_next_look = match looked {
                 Ok(Looked::Gone) => {
                     base.withdraw(Readiness::NotLoaded);
                     self.loaded.remove(base.key);
@@ -142,19 +145,21 @@ impl Sync {
                     // meanwhile would stay in it: a load from 0 reads no deletions.
                     built = built.filter(|built| is_published(&base, built));
                     tracing::warn!(knowledge_base_id = %base.key.knowledge_base_id, error = %chain(&error), "sync failed; trying again");
-                    let this_time = pause;
+                    at_least = Some(pause);
                     pause = (pause * 2).min(PAUSE_MAX);
-                    Some(this_time)
+                    Some(Duration::ZERO)
                 }
             };
             let rest = async {
+                if let Some(pause) = at_least {
+                    sleep(pause).await;
+                }
                 match until_next_look {
-                    Some(pause) => sleep(pause).await,
-                    None => std::future::pending().await,
+                    Some(pause) => drop(timeout(pause, base.woken()).await),
+                    None => base.woken().await,
                 }
             };
             tokio::select! {
-                () = base.woken() => {}
                 () = rest => self.save_if_due(&base, built.as_mut()).await,
                 () = self.tasks.stopping().cancelled() => {
                     self.save(&base, built.as_mut()).await;
@@ -195,6 +200,11 @@ impl Sync {
             changes.read_from(current.index.version()).await?;
             while let Some(change) = changes.next().await? {
                 match change {
+                    // The table refuses it, but may have had it before it did. One row must not hold up all others.
+                    Change::Upsert(chunk) if chunk.embedding.iter().all(|component| *component == 0.0) => {
+                        tracing::warn!(knowledge_base_id = %key.knowledge_base_id, chunk_id = %chunk.id, "chunk left out: its embedding is zero");
+                        batch.deletions.push(chunk.id);
+                    }
                     Change::Upsert(chunk) => batch.upserts.push(chunk),
                     Change::Deletion(chunk_id) => batch.deletions.push(chunk_id),
                 }

@@ -173,6 +173,23 @@ async fn any_interleaving_of_writers_ends_in_an_index_equal_to_the_table() {
     until_equal(&acme, &sql, &id).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zero_embedding_that_is_there_already_holds_nothing_up() {
+    let (_app, acme, id, sql) = loaded().await;
+    sql.batch_execute(&insert(&id, 1, "without direction")).await.unwrap();
+    until_equal(&acme, &sql, &id).await;
+    sql.batch_execute(
+        "ALTER TABLE knowledge_chunks DROP CONSTRAINT knowledge_chunks_embedding_direction;
+         UPDATE knowledge_chunks SET embedding = array_fill(0, ARRAY[256])::vector WHERE ordinal = 1",
+    )
+    .await
+    .unwrap();
+    let version = acme.put_text(&id, "second", "The second text.").await;
+    acme.until_in_memory(&id, version).await;
+    let contents: BTreeSet<String> = in_memory(&acme, &id).await.into_iter().map(|(_, content)| content).collect();
+    assert_eq!(contents, ["The first text.", "The second text."].map(str::to_owned).into());
+}
+
 /// A first load is applied in pieces, so one that breaks off has some already.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_deleted_between_two_tries_of_a_first_load_is_not_found() {
