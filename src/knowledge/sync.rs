@@ -10,7 +10,10 @@
 use std::{sync::Arc, time::Duration};
 
 use tertulia_index::{Analyzer, Batch, Index, Settings};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{Base, BaseKey, LoadedBases, loaded::Readiness, snapshots::Snapshots};
 use crate::{
@@ -31,6 +34,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 const LOAD_BATCH_CHUNKS: usize = 4_096;
 /// Memory that a chunk takes beside its vector, before it is known: text, metadata and postings.
 const CHUNK_BYTES_ESTIMATE: usize = 4_096;
+/// First loads take one in so many of the service pool's connections, each for as long as it reads; sign-in and all else
+/// that the pool is for have the others.
+const LOADS_SHARE: usize = 3;
 
 /// Carries changes from Postgres into the indexes. One per server.
 pub struct Sync {
@@ -40,6 +46,8 @@ pub struct Sync {
     snapshots: Snapshots,
     tasks: Tasks,
     config: RetrievalConfig,
+    /// A permit for each first load; further ones wait, and Postgres answers searches meanwhile.
+    loads: Semaphore,
 }
 
 /// An index and the generation whose chunks it holds.
@@ -67,7 +75,8 @@ impl Sync {
         tasks: Tasks,
         config: RetrievalConfig,
     ) -> Arc<Self> {
-        Arc::new(Self { store, loaded, compute, snapshots, tasks, config })
+        let loads = Semaphore::new((store.service_connections_max() / LOADS_SHARE).max(1));
+        Arc::new(Self { store, loaded, compute, snapshots, tasks, config, loads })
     }
 
     /// Loads what has a snapshot, then follows Postgres until the server stops. Gives back once every snapshot is
@@ -121,7 +130,13 @@ impl Sync {
         let mut built: Option<Built> = None;
         let mut pause = PAUSE_MIN;
         loop {
-            let looked = self.look(&base, &mut built).await;
+            let looked = tokio::select! {
+                looked = self.look(&base, &mut built) => looked,
+                () = self.tasks.stopping().cancelled() => {
+                    self.save(&base, built.as_mut()).await;
+                    return;
+                }
+            };
             // Nothing wakes it before that time.
             let mut at_least = None;
             let until_next_look = match looked {
@@ -170,8 +185,15 @@ impl Sync {
     }
 
     /// Reads what is past the watermark and applies it.
+    ///
+    /// # Cancel safety
+    /// Leaves in `built` what was applied: a version whole or, in a first load, parts of versions that it does not claim.
     async fn look(&self, base: &Base, built: &mut Option<Built>) -> Result<Looked, anyhow::Error> {
         let key = base.key;
+        let loading = match &built {
+            Some(built) if is_published(base, built) => None,
+            _ => Some(self.loads.acquire().await?),
+        };
         let mut changes = match self.store.changes(key.tenant_id, key.knowledge_base_id).await? {
             Some(changes) => changes,
             None => return Ok(Looked::Gone),
@@ -219,6 +241,7 @@ impl Sync {
             self.apply(current, batch).await?;
         }
         changes.finish().await?;
+        drop(loading);
         if is_published {
             base.caught_up_to(current.index.version());
         } else {

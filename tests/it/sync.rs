@@ -190,6 +190,50 @@ async fn a_zero_embedding_that_is_there_already_holds_nothing_up() {
     assert_eq!(contents, ["The first text.", "The second text."].map(str::to_owned).into());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn first_loads_leave_connections_for_everybody_else() {
+    let (mut app, acme, first, sql) = loaded().await;
+    let mut bases = vec![first];
+    for n in 0..5 {
+        let id = acme.knowledge_base(&format!("base {n}")).await;
+        acme.put_text(&id, "a", "A text.").await;
+        bases.push(id);
+    }
+    app.stop().await;
+    std::fs::remove_dir_all(app.data_dir().join("snapshots")).unwrap();
+    app.restart().await;
+    let acme = Tenant { client: acme.client.at(&app.client()), ..acme };
+    let other = app.key_with(&acme, &tertulia::ctx::Scope::ALL).await;
+
+    // Neither a load nor a search gets on while the chunks are locked.
+    sql.batch_execute("BEGIN; LOCK TABLE knowledge_chunks").await.unwrap();
+    let request = json!({ "query": "text", "mode": "keyword" });
+    let searches = futures_util::future::join_all(bases.iter().map(|id| acme.search(id, &request)));
+    let superuser = connect(&app.database.superuser_url()).await;
+    let waiting = async |role: &str| {
+        let count = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = '{role}' AND datname = current_database()"
+        );
+        superuser.query_one(&count, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    let look = async {
+        until("all searches wait, and a load", async || {
+            (waiting(app.database.user()).await == 6 && waiting(app.database.service()).await >= 1).then_some(())
+        })
+        .await;
+        assert_eq!(other.get("/v1/knowledge-bases").await.status, 200, "a key is looked up");
+        for _ in 0..20 {
+            assert_eq!(app.client().get("/readyz").await.status, 200);
+        }
+        assert_eq!(waiting(app.database.service()).await, 1);
+        sql.batch_execute("COMMIT").await.unwrap();
+    };
+    tokio::join!(searches, look);
+    for id in &bases {
+        acme.until_in_memory(id, 1).await;
+    }
+}
+
 /// A first load is applied in pieces, so one that breaks off has some already.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_deleted_between_two_tries_of_a_first_load_is_not_found() {
