@@ -137,6 +137,7 @@ impl Sync {
                     return;
                 }
             };
+            base.release();
             // Nothing wakes it before that time.
             let mut at_least = None;
             let until_next_look = match looked {
@@ -207,7 +208,7 @@ impl Sync {
         if !built.as_ref().is_some_and(is_usable) {
             *built = None;
         }
-        if !self.fits(key, built.as_ref(), &head) {
+        if !self.reserve(base, built.as_ref(), &head) {
             return Ok(Looked::DoesNotFit);
         }
         if built.is_none() {
@@ -262,14 +263,14 @@ impl Sync {
         self.compute.run(move || while index.maintain() {}).await.map_err(anyhow::Error::new)
     }
 
-    /// Whether a knowledge base of that size fits beside the others that are loaded. One that was loaded may outgrow it.
-    fn fits(&self, key: BaseKey, built: Option<&Built>, head: &Head) -> bool {
+    /// Sets memory aside for a knowledge base of that size; false if it does not fit beside the others that are loaded or
+    /// loading. One that was loaded may outgrow it.
+    fn reserve(&self, base: &Base, built: Option<&Built>, head: &Head) -> bool {
         let (held_chunks, held_bytes) = built.map_or((0, 0), |built| (built.index.len(), built.index.memory_bytes()));
         let new_chunks = head.chunk_count.saturating_sub(held_chunks);
         let estimate = new_chunks.saturating_mul(CHUNK_BYTES_ESTIMATE + 5 * head.dimensions).saturating_add(held_bytes);
         // What an index without chunks takes counts for nothing.
-        head.chunk_count == 0
-            || self.loaded.memory_bytes_but(key).saturating_add(estimate) <= self.config.memory_bytes_max
+        head.chunk_count == 0 || self.loaded.reserve(base, estimate, self.config.memory_bytes_max)
     }
 
     async fn restore(&self, key: BaseKey, head: &Head) -> Result<Option<Built>, anyhow::Error> {
