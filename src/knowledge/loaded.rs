@@ -121,7 +121,7 @@ impl Base {
 
     /// Tells those that wait that the index holds everything up to `version`.
     pub fn caught_up_to(&self, version: u64) {
-        self.heard_of.fetch_max(version, Ordering::Relaxed);
+        self.heard(version);
         self.version.send_replace(version);
     }
 
@@ -155,8 +155,22 @@ impl Base {
 
     /// Has the sync task look into Postgres now. `version`: what is known to be there, 0 if nothing is.
     pub fn wake(&self, version: u64) {
-        self.heard_of.fetch_max(version, Ordering::Relaxed);
+        self.heard(version);
         self.wake.notify_one();
+    }
+
+    /// Takes in that `version` is in Postgres, without waking anybody.
+    pub fn heard(&self, version: u64) {
+        self.heard_of.fetch_max(version, Ordering::Relaxed);
+    }
+
+    /// As [`Base::wake`], but who did not fit into memory is not woken for a version that was heard of before: it would
+    /// find what it found.
+    pub fn tell(&self, version: u64) {
+        let known = self.heard_of.fetch_max(version, Ordering::Relaxed);
+        if version > known || self.readiness() != Readiness::DoesNotFit {
+            self.wake.notify_one();
+        }
     }
 
     /// Waits for the next [`Base::wake`]; one that came while nobody waited counts.
@@ -218,13 +232,18 @@ impl LoadedBases {
     /// take are more than `bytes_max`. Those that ask at once are answered one after the other, so together they fit too.
     pub fn reserve(&self, base: &Base, bytes: usize, bytes_max: usize) -> bool {
         let _one_at_a_time = self.change.lock().unwrap_or_else(PoisonError::into_inner);
-        let bases = self.bases.load();
-        let others = bases.values().filter(|other| other.key != base.key).map(|other| other.memory_bytes());
-        let fits = others.sum::<usize>().saturating_add(bytes) <= bytes_max;
+        let fits = self.has_room(base, bytes, bytes_max);
         if fits {
             base.reserved_bytes.store(bytes, Ordering::Relaxed);
         }
         fits
+    }
+
+    /// Whether [`LoadedBases::reserve`] would set that much aside now. Who takes nothing always has room.
+    pub fn has_room(&self, base: &Base, bytes: usize, bytes_max: usize) -> bool {
+        let bases = self.bases.load();
+        let others = bases.values().filter(|other| other.key != base.key).map(|other| other.memory_bytes());
+        bytes == 0 || others.sum::<usize>().saturating_add(bytes) <= bytes_max
     }
 }
 

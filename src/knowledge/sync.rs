@@ -30,6 +30,8 @@ use crate::{
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Longest pause between two tries.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Shortest time between two looks at a knowledge base that does not fit into memory.
+const UNFIT_PAUSE: Duration = Duration::from_secs(30);
 /// Chunks that a first load applies at once. Nobody searches the index yet, so it need not come in one piece.
 const LOAD_BATCH_CHUNKS: usize = 4_096;
 /// Memory that a chunk takes beside its vector, before it is known: text, metadata and postings.
@@ -61,8 +63,21 @@ struct Built {
 /// What one look into Postgres led to.
 enum Looked {
     CaughtUp,
-    DoesNotFit,
+    /// It would take so much memory.
+    DoesNotFit {
+        bytes: usize,
+    },
     Gone,
+}
+
+/// What follows a look.
+enum Rest {
+    /// Until it is woken, or its snapshot is due.
+    CaughtUp(Option<Duration>),
+    /// Until there is room for so much, or news.
+    Unfit { bytes: usize },
+    /// For so long.
+    Failed(Duration),
 }
 
 impl Sync {
@@ -108,7 +123,7 @@ impl Sync {
         if is_new {
             self.tasks.spawn(self.clone().keep(base.clone()));
         } else {
-            base.wake(version);
+            base.tell(version);
         }
         base
     }
@@ -138,49 +153,54 @@ impl Sync {
                 }
             };
             base.release();
-            // Nothing wakes it before that time.
-            let mut at_least = None;
-            let until_next_look = match looked {
+            let rest = match looked {
                 Ok(Looked::Gone) => {
                     base.withdraw(Readiness::NotLoaded);
                     self.loaded.remove(base.key);
                     self.snapshots.remove_others(base.key, None);
                     return;
                 }
-                Ok(Looked::DoesNotFit) => {
+                Ok(Looked::DoesNotFit { bytes }) => {
                     built = None;
                     base.withdraw(Readiness::DoesNotFit);
-                    None
+                    Rest::Unfit { bytes }
                 }
                 Ok(Looked::CaughtUp) => {
                     pause = PAUSE_MIN;
-                    self.until_snapshot(built.as_ref())
+                    Rest::CaughtUp(self.until_snapshot(built.as_ref()))
                 }
                 Err(error) => {
                     // A first load that broke off holds parts of versions that it has not reached, and what is deleted
                     // meanwhile would stay in it: a load from 0 reads no deletions.
                     built = built.filter(|built| is_published(&base, built));
                     tracing::warn!(knowledge_base_id = %base.key.knowledge_base_id, error = %chain(&error), "sync failed; trying again");
-                    at_least = Some(pause);
+                    let this_time = pause;
                     pause = (pause * 2).min(PAUSE_MAX);
-                    Some(Duration::ZERO)
-                }
-            };
-            let rest = async {
-                if let Some(pause) = at_least {
-                    sleep(pause).await;
-                }
-                match until_next_look {
-                    Some(pause) => drop(timeout(pause, base.woken()).await),
-                    None => base.woken().await,
+                    Rest::Failed(this_time)
                 }
             };
             tokio::select! {
-                () = rest => self.save_if_due(&base, built.as_mut()).await,
+                () = self.rest(&base, rest) => self.save_if_due(&base, built.as_mut()).await,
                 () = self.tasks.stopping().cancelled() => {
                     self.save(&base, built.as_mut()).await;
                     return;
                 }
+            }
+        }
+    }
+
+    /// Waits until it is time for the next look, or for a snapshot.
+    async fn rest(&self, base: &Base, rest: Rest) {
+        match rest {
+            Rest::CaughtUp(None) => base.woken().await,
+            Rest::CaughtUp(Some(until_snapshot)) => drop(timeout(until_snapshot, base.woken()).await),
+            // Nothing shortens the pauses below: who was woken at once would fail, or find no room, at once again.
+            Rest::Failed(pause) => sleep(pause).await,
+            Rest::Unfit { bytes } => {
+                sleep(UNFIT_PAUSE).await;
+                while !self.loaded.has_room(base, bytes, self.config.memory_bytes_max)
+                    && timeout(UNFIT_PAUSE, base.woken()).await.is_err()
+                {}
             }
         }
     }
@@ -208,8 +228,10 @@ impl Sync {
         if !built.as_ref().is_some_and(is_usable) {
             *built = None;
         }
-        if !self.reserve(base, built.as_ref(), &head) {
-            return Ok(Looked::DoesNotFit);
+        let bytes = estimate(built.as_ref(), &head);
+        if !self.loaded.reserve(base, bytes, self.config.memory_bytes_max) {
+            base.heard(head.version);
+            return Ok(Looked::DoesNotFit { bytes });
         }
         if built.is_none() {
             let restored = self.restore(key, &head).await?;
@@ -261,16 +283,6 @@ impl Sync {
     async fn merge_segments(&self, built: &Built) -> Result<(), anyhow::Error> {
         let index = built.index.clone();
         self.compute.run(move || while index.maintain() {}).await.map_err(anyhow::Error::new)
-    }
-
-    /// Sets memory aside for a knowledge base of that size; false if it does not fit beside the others that are loaded or
-    /// loading. One that was loaded may outgrow it.
-    fn reserve(&self, base: &Base, built: Option<&Built>, head: &Head) -> bool {
-        let (held_chunks, held_bytes) = built.map_or((0, 0), |built| (built.index.len(), built.index.memory_bytes()));
-        let new_chunks = head.chunk_count.saturating_sub(held_chunks);
-        let estimate = new_chunks.saturating_mul(CHUNK_BYTES_ESTIMATE + 5 * head.dimensions).saturating_add(held_bytes);
-        // What an index without chunks takes counts for nothing.
-        head.chunk_count == 0 || self.loaded.reserve(base, estimate, self.config.memory_bytes_max)
     }
 
     async fn restore(&self, key: BaseKey, head: &Head) -> Result<Option<Built>, anyhow::Error> {
@@ -329,7 +341,7 @@ impl Sync {
                     for base in bases {
                         match versions.get(&(base.key.tenant_id, base.key.knowledge_base_id)) {
                             Some(version) if *version == base.version() => {}
-                            Some(version) => base.wake(*version),
+                            Some(version) => base.tell(*version),
                             None => base.wake(0),
                         }
                     }
@@ -354,6 +366,17 @@ impl Built {
 /// Whether searches ask that very index.
 fn is_published(base: &Base, built: &Built) -> bool {
     base.index().is_some_and(|index| Arc::ptr_eq(&index, &built.index))
+}
+
+/// Memory that a knowledge base of that size takes, in bytes; one that is loaded may outgrow it.
+fn estimate(built: Option<&Built>, head: &Head) -> usize {
+    // What an index without chunks takes counts for nothing.
+    if head.chunk_count == 0 {
+        return 0;
+    }
+    let (held_chunks, held_bytes) = built.map_or((0, 0), |built| (built.index.len(), built.index.memory_bytes()));
+    let new_chunks = head.chunk_count.saturating_sub(held_chunks);
+    new_chunks.saturating_mul(CHUNK_BYTES_ESTIMATE + 5 * head.dimensions).saturating_add(held_bytes)
 }
 
 fn settings(head: &Head) -> Settings {

@@ -234,6 +234,27 @@ async fn first_loads_leave_connections_for_everybody_else() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_is_not_looked_at_again_and_again() {
+    let settings = [("TERTULIA_RETRIEVAL_MEMORY_BYTES_MAX", "0"), ("TERTULIA_RETRIEVAL_POLL_INTERVAL", "10ms")];
+    let app = TestApp::start_with(&settings).await;
+    let acme = app.tenant("acme").await;
+    let id = acme.knowledge_base("manual").await;
+    acme.put_text(&id, "first", "The first text.").await;
+    until("it does not fit", async || {
+        let base = acme.client.get(&format!("/v1/knowledge-bases/{id}")).await.json();
+        (base["status"] == "does_not_fit").then_some(())
+    })
+    .await;
+    let (looks, polls) = (runs_of(&app, "changes/head").await, runs_of(&app, "knowledge_bases/list_versions").await);
+    until("it was searched and polled often", async || {
+        assert_eq!(acme.search(&id, &json!({ "query": "text" })).await["source"], "postgres");
+        (runs_of(&app, "knowledge_bases/list_versions").await > polls + 20).then_some(())
+    })
+    .await;
+    assert!(runs_of(&app, "changes/head").await <= looks + 1);
+}
+
 /// A first load is applied in pieces, so one that breaks off has some already.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_deleted_between_two_tries_of_a_first_load_is_not_found() {
