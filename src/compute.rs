@@ -45,7 +45,7 @@ impl Compute {
     /// `Unavailable` if too many jobs wait already; `Internal` if the job panicked.
     ///
     /// # Cancel safety
-    /// Dropping the future does not stop the job; its result is thrown away.
+    /// Dropping the future keeps a job that waits from being run. One that runs goes on; its result is thrown away.
     pub async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
         if self.jobs.fetch_add(1, Ordering::Relaxed) >= self.threads + WAITING_MAX {
             self.jobs.fetch_sub(1, Ordering::Relaxed);
@@ -60,6 +60,9 @@ impl Compute {
         self.pool.spawn(move || {
             let _place = place;
             // The receiver is gone when the request was; then nobody wants the result.
+            if send.is_closed() {
+                return;
+            }
             let _ = send.send(job());
         });
         receive.await.map_err(|_| Error::Internal(anyhow::anyhow!("a job on a compute thread panicked")))
@@ -91,6 +94,23 @@ mod tests {
         let compute = Compute::new(1).unwrap();
         assert!(matches!(compute.run(|| panic!("as planned")).await, Err(Error::Internal(_))));
         assert_eq!(compute.run(|| 7).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_job_that_nobody_waits_for_is_not_run() {
+        let compute = Compute::new(1).unwrap();
+        let (open, gate) = std::sync::mpsc::channel::<()>();
+        let mut first = Box::pin(compute.run(move || gate.recv().is_ok()));
+        assert!(futures_util::poll!(&mut first).is_pending());
+        let has_run = std::sync::Arc::new(AtomicUsize::new(0));
+        let counted = has_run.clone();
+        let mut given_up = Box::pin(compute.run(move || counted.fetch_add(1, Ordering::SeqCst)));
+        assert!(futures_util::poll!(&mut given_up).is_pending());
+        drop(given_up);
+        open.send(()).unwrap();
+        assert!(first.await.unwrap());
+        compute.run(|| ()).await.unwrap();
+        assert_eq!(has_run.load(Ordering::SeqCst), 0);
     }
 
     #[tokio::test]
