@@ -314,12 +314,15 @@ impl Sync {
             (self.snapshots.clone(), built.index.clone(), base.key, built.generation_id);
         let version = index.version();
         let save = move || {
-            snapshots.save(key, generation_id, &index);
+            snapshots.save(key, generation_id, &index)?;
             snapshots.remove_others(key, Some(generation_id));
+            anyhow::Ok(())
         };
-        match self.compute.run(save).await {
+        match self.compute.run(save).await.map_err(anyhow::Error::new).and_then(|saved| saved) {
             Ok(()) => built.saved_version = version,
-            Err(error) => tracing::warn!(%error, "snapshot put off"),
+            Err(error) => {
+                tracing::warn!(knowledge_base_id = %key.knowledge_base_id, error = %chain(&error), "snapshot not written; the old one stays");
+            }
         }
         built.saved_at = Instant::now();
     }

@@ -32,7 +32,11 @@ async fn until_equal(acme: &Tenant, sql: &Client, knowledge_base: &str) {
 }
 
 async fn loaded() -> (TestApp, Tenant, String, Client) {
-    let app = TestApp::start().await;
+    loaded_with(&[]).await
+}
+
+async fn loaded_with(settings: &[(&'static str, &str)]) -> (TestApp, Tenant, String, Client) {
+    let app = TestApp::start_with(settings).await;
     let acme = app.tenant("acme").await;
     let id = acme.knowledge_base("manual").await;
     let version = acme.put_text(&id, "first", "The first text.").await;
@@ -313,6 +317,19 @@ async fn a_damaged_snapshot_is_rebuilt_from_postgres() {
     let version = acme.put_text(&id, "second", "The second text.").await;
     acme.until_in_memory(&id, version).await;
     until_equal(&acme, &sql, &id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_cannot_be_written_leaves_the_one_before() {
+    // So that only the stop writes one.
+    let (mut app, acme, id, sql) = loaded_with(&[("TERTULIA_RETRIEVAL_SNAPSHOT_INTERVAL", "3600s")]).await;
+    let generation: uuid::Uuid = sql.query_one("SELECT generation_id FROM knowledge_bases", &[]).await.unwrap().get(0);
+    let folder = app.data_dir().join(format!("snapshots/{}/{id}", acme.id));
+    let (before, obstacle) = (folder.join(uuid::Uuid::nil().to_string()), folder.join(generation.to_string()));
+    std::fs::create_dir_all(&before).unwrap();
+    std::fs::write(&obstacle, "").unwrap();
+    app.stop().await;
+    assert!(obstacle.is_file() && before.exists());
 }
 
 fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
