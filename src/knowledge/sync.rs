@@ -276,18 +276,18 @@ impl Sync {
 
     async fn apply(&self, built: &Built, batch: Batch) -> Result<(), anyhow::Error> {
         let index = built.index.clone();
-        self.compute.run(move || index.apply(batch)).await?.map_err(anyhow::Error::new)
+        self.compute.run_in_background(move || index.apply(batch)).await?.map_err(anyhow::Error::new)
     }
 
     /// Merges larger segments, off the way of writes and searches.
     async fn merge_segments(&self, built: &Built) -> Result<(), anyhow::Error> {
         let index = built.index.clone();
-        self.compute.run(move || while index.maintain() {}).await.map_err(anyhow::Error::new)
+        self.compute.run_in_background(move || while index.maintain() {}).await.map_err(anyhow::Error::new)
     }
 
     async fn restore(&self, key: BaseKey, head: &Head) -> Result<Option<Built>, anyhow::Error> {
         let (snapshots, settings, generation_id) = (self.snapshots.clone(), settings(head), head.generation_id);
-        let restored = self.compute.run(move || snapshots.restore(key, generation_id, &settings)).await?;
+        let restored = self.compute.run_in_background(move || snapshots.restore(key, generation_id, &settings)).await?;
         Ok(restored.map(|index| Built {
             saved_version: index.version(),
             index: Arc::new(index),
@@ -318,7 +318,7 @@ impl Sync {
             snapshots.remove_others(key, Some(generation_id));
             anyhow::Ok(())
         };
-        match self.compute.run(save).await.map_err(anyhow::Error::new).and_then(|saved| saved) {
+        match self.compute.run_in_background(save).await.map_err(anyhow::Error::new).and_then(|saved| saved) {
             Ok(()) => built.saved_version = version,
             Err(error) => {
                 tracing::warn!(knowledge_base_id = %key.knowledge_base_id, error = %chain(&error), "snapshot not written; the old one stays");
