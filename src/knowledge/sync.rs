@@ -67,6 +67,8 @@ enum Looked {
     DoesNotFit {
         bytes: usize,
     },
+    /// What was published is of another generation, or too old, so the next look is a first load.
+    Outdated,
     Gone,
 }
 
@@ -165,6 +167,7 @@ impl Sync {
                     base.withdraw(Readiness::DoesNotFit);
                     Rest::Unfit { bytes }
                 }
+                Ok(Looked::Outdated) => continue,
                 Ok(Looked::CaughtUp) => {
                     pause = PAUSE_MIN;
                     Rest::CaughtUp(self.until_snapshot(built.as_ref()))
@@ -227,6 +230,10 @@ impl Sync {
         };
         if !built.as_ref().is_some_and(is_usable) {
             *built = None;
+            if loading.is_none() {
+                changes.finish().await?;
+                return Ok(Looked::Outdated);
+            }
         }
         let bytes = estimate(built.as_ref(), &head);
         if !self.loaded.reserve(base, bytes, self.config.memory_bytes_max) {

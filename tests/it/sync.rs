@@ -333,6 +333,27 @@ async fn a_damaged_snapshot_is_rebuilt_from_postgres() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_switch_of_the_generation_is_followed() {
+    let (_app, acme, id, sql) = loaded().await;
+    let switch = format!(
+        "BEGIN;
+         INSERT INTO embedding_generations (tenant_id, knowledge_base_id, id, encoder, dimensions)
+         SELECT tenant_id, knowledge_base_id, '{0}', encoder, dimensions FROM embedding_generations;
+         {1};
+         UPDATE knowledge_bases SET generation_id = '{0}';
+         COMMIT",
+        uuid::Uuid::nil(),
+        insert(&id, 5, "of another generation").replace("c.generation_id", &format!("'{}'", uuid::Uuid::nil()))
+    );
+    sql.batch_execute(&switch).await.unwrap();
+    until("only the new generation is in memory", async || {
+        let contents: Vec<String> = in_memory(&acme, &id).await.into_iter().map(|(_, content)| content).collect();
+        (contents == ["of another generation"]).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_that_cannot_be_written_leaves_the_one_before() {
     // So that only the stop writes one.
     let (mut app, acme, id, sql) = loaded_with(&[("TERTULIA_RETRIEVAL_SNAPSHOT_INTERVAL", "3600s")]).await;
