@@ -1,14 +1,15 @@
 //! Work that would hold up a shard: parsing, encoding, long searches. It runs on threads of its own, with a bound.
 //!
-//! Invariant: at most `threads` jobs run and [`WAITING_MAX`] wait; one more is refused with `Unavailable`, early, rather
-//! than queued for longer than its caller would wait.
+//! Invariant: at most `threads` jobs run and [`WAITING_MAX`] of requests wait; one more is refused with `Unavailable`, early,
+//! rather than queued for longer than its caller would wait. Work in the background is never refused: at most `threads` of
+//! it is among the jobs, and the rest waits outside.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::Error;
 
@@ -22,6 +23,7 @@ pub struct Compute {
     pool: rayon::ThreadPool,
     threads: usize,
     jobs: std::sync::Arc<AtomicUsize>,
+    background: std::sync::Arc<Semaphore>,
 }
 
 impl Compute {
@@ -36,7 +38,8 @@ impl Compute {
             .start_handler(|_| yield_to_shards())
             .panic_handler(|_| tracing::error!("a job on a compute thread panicked"))
             .build()?;
-        Ok(Self { pool, threads, jobs: Default::default() })
+        let background = std::sync::Arc::new(Semaphore::new(threads));
+        Ok(Self { pool, threads, jobs: Default::default(), background })
     }
 
     /// Runs `job` on a compute thread and gives its result. Inside, rayon's parallel iterators use this pool.
@@ -45,7 +48,7 @@ impl Compute {
     /// `Unavailable` if too many jobs wait already; `Internal` if the job panicked.
     ///
     /// # Cancel safety
-    /// Dropping the future does not stop the job; its result is thrown away.
+    /// Dropping the future keeps a job that waits from being run. One that runs goes on; its result is thrown away.
     pub async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
         if self.jobs.fetch_add(1, Ordering::Relaxed) >= self.threads + WAITING_MAX {
             self.jobs.fetch_sub(1, Ordering::Relaxed);
@@ -55,11 +58,37 @@ impl Compute {
                 source: None,
             });
         }
+        self.run_in(Place(self.jobs.clone()), job).await
+    }
+
+    /// Runs `job`, for which no request waits, on a compute thread when there is a place for it.
+    ///
+    /// # Errors
+    /// `Internal` if the job panicked.
+    ///
+    /// # Cancel safety
+    /// As [`Compute::run`].
+    pub async fn run_in_background<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let place = self.background.clone().acquire_owned().await.map_err(|error| Error::Internal(error.into()))?;
+        self.run_in(place, job).await
+    }
+
+    /// Runs `job` and drops `place` after it.
+    async fn run_in<T: Send + 'static>(
+        &self,
+        place: impl Send + 'static,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
         let (send, receive) = oneshot::channel();
-        let place = Place(self.jobs.clone());
         self.pool.spawn(move || {
             let _place = place;
             // The receiver is gone when the request was; then nobody wants the result.
+            if send.is_closed() {
+                return;
+            }
             let _ = send.send(job());
         });
         receive.await.map_err(|_| Error::Internal(anyhow::anyhow!("a job on a compute thread panicked")))
@@ -94,7 +123,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_job_past_the_bound_is_refused() {
+    async fn a_job_that_nobody_waits_for_is_not_run() {
+        let compute = Compute::new(1).unwrap();
+        let (open, gate) = std::sync::mpsc::channel::<()>();
+        let mut first = Box::pin(compute.run(move || gate.recv().is_ok()));
+        assert!(futures_util::poll!(&mut first).is_pending());
+        let has_run = std::sync::Arc::new(AtomicUsize::new(0));
+        let counted = has_run.clone();
+        let mut given_up = Box::pin(compute.run(move || counted.fetch_add(1, Ordering::SeqCst)));
+        assert!(futures_util::poll!(&mut given_up).is_pending());
+        drop(given_up);
+        open.send(()).unwrap();
+        assert!(first.await.unwrap());
+        compute.run(|| ()).await.unwrap();
+        assert_eq!(has_run.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn a_job_past_the_bound_is_refused_and_work_in_the_background_waits() {
         let compute = Compute::new(1).unwrap();
         let (open, gate) = std::sync::mpsc::channel::<()>();
         let mut jobs: Vec<_> = vec![Box::pin(compute.run(move || gate.recv().is_ok()))];
@@ -106,9 +152,17 @@ mod tests {
             assert!(futures_util::poll!(job).is_pending());
         }
         assert!(matches!(compute.run(|| true).await, Err(Error::Unavailable { .. })));
+        let mut background: Vec<_> =
+            (0..2 * WAITING_MAX).map(|_| Box::pin(compute.run_in_background(|| true))).collect();
+        for job in &mut background {
+            assert!(futures_util::poll!(job).is_pending(), "it waits for a place");
+        }
         open.send(()).unwrap();
         assert!(jobs.remove(0).await.unwrap());
         for job in waiting {
+            assert!(job.await.unwrap());
+        }
+        for job in background {
             assert!(job.await.unwrap());
         }
     }

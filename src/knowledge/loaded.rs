@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -71,6 +71,8 @@ pub struct Base {
     write: tokio::sync::Mutex<()>,
     /// The newest version heard of from Postgres; past [`Base::version`] by the sync's lag.
     heard_of: AtomicU64,
+    /// See [`LoadedBases::reserve`]; 0 if nothing is being read.
+    reserved_bytes: AtomicUsize,
 }
 
 impl Base {
@@ -83,6 +85,7 @@ impl Base {
             readiness: watch::Sender::new(Readiness::Loading),
             write: tokio::sync::Mutex::new(()),
             heard_of: AtomicU64::new(0),
+            reserved_bytes: AtomicUsize::new(0),
         }
     }
 
@@ -118,8 +121,19 @@ impl Base {
 
     /// Tells those that wait that the index holds everything up to `version`.
     pub fn caught_up_to(&self, version: u64) {
-        self.heard_of.fetch_max(version, Ordering::Relaxed);
+        self.heard(version);
         self.version.send_replace(version);
+    }
+
+    /// Bytes that it takes, or will take once what it reads now is in its index.
+    fn memory_bytes(&self) -> usize {
+        let index_bytes = self.index().map_or(0, |index| index.memory_bytes());
+        index_bytes.max(self.reserved_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Gives back what [`LoadedBases::reserve`] set aside: what was read is in the index, or let go.
+    pub fn release(&self) {
+        self.reserved_bytes.store(0, Ordering::Relaxed);
     }
 
     /// Waits until nobody else of this process writes into the knowledge base. Postgres has writers take turns anyway, by
@@ -141,8 +155,22 @@ impl Base {
 
     /// Has the sync task look into Postgres now. `version`: what is known to be there, 0 if nothing is.
     pub fn wake(&self, version: u64) {
-        self.heard_of.fetch_max(version, Ordering::Relaxed);
+        self.heard(version);
         self.wake.notify_one();
+    }
+
+    /// Takes in that `version` is in Postgres, without waking anybody.
+    pub fn heard(&self, version: u64) {
+        self.heard_of.fetch_max(version, Ordering::Relaxed);
+    }
+
+    /// As [`Base::wake`], but who did not fit into memory is not woken for a version that was heard of before: it would
+    /// find what it found.
+    pub fn tell(&self, version: u64) {
+        let known = self.heard_of.fetch_max(version, Ordering::Relaxed);
+        if version > known || self.readiness() != Readiness::DoesNotFit {
+            self.wake.notify_one();
+        }
     }
 
     /// Waits for the next [`Base::wake`]; one that came while nobody waited counts.
@@ -200,11 +228,22 @@ impl LoadedBases {
         self.bases.store(Arc::new(bases));
     }
 
-    /// Memory that the indexes of all others than `key` hold, in bytes.
-    pub fn memory_bytes_but(&self, key: BaseKey) -> usize {
+    /// Sets aside `bytes`, which `base` is about to take in all, until [`Base::release`]; false if they and what all others
+    /// take are more than `bytes_max`. Those that ask at once are answered one after the other, so together they fit too.
+    pub fn reserve(&self, base: &Base, bytes: usize, bytes_max: usize) -> bool {
+        let _one_at_a_time = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = self.has_room(base, bytes, bytes_max);
+        if fits {
+            base.reserved_bytes.store(bytes, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    /// Whether [`LoadedBases::reserve`] would set that much aside now. Who takes nothing always has room.
+    pub fn has_room(&self, base: &Base, bytes: usize, bytes_max: usize) -> bool {
         let bases = self.bases.load();
-        let others = bases.values().filter(|base| base.key != key);
-        others.filter_map(|base| base.index()).map(|index| index.memory_bytes()).sum()
+        let others = bases.values().filter(|other| other.key != base.key).map(|other| other.memory_bytes());
+        bytes == 0 || others.sum::<usize>().saturating_add(bytes) <= bytes_max
     }
 }
 
@@ -225,6 +264,18 @@ mod tests {
         assert!(loaded.find(BaseKey { tenant_id: TenantId::new(), ..mine }).is_none());
         loaded.remove(mine);
         assert!(loaded.find(mine).is_none());
+    }
+
+    #[test]
+    fn bases_that_load_at_once_fit_together() {
+        let loaded = LoadedBases::default();
+        let (one, other) = (loaded.find_or_add(key()).0, loaded.find_or_add(key()).0);
+        assert!(loaded.reserve(&one, 60, 100));
+        assert!(!loaded.reserve(&other, 60, 100));
+        assert!(loaded.reserve(&other, 40, 100));
+        assert!(!loaded.reserve(&one, 61, 100));
+        one.release();
+        assert!(loaded.reserve(&other, 100, 100));
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tertulia_index::{Index, RestoreError, Settings};
+use tertulia_index::{Index, RestoreError, Settings, SnapshotError};
 use uuid::Uuid;
 
 use super::BaseKey;
@@ -63,12 +63,11 @@ impl Snapshots {
     }
 
     /// Saves `index`, replacing what was saved before.
-    pub fn save(&self, key: BaseKey, generation_id: Uuid, index: &Index) {
-        let folder = self.folder(key, generation_id);
-        if let Err(error) = index.snapshot(&folder) {
-            let error = anyhow::Error::new(error);
-            tracing::warn!(folder = %folder.display(), error = format!("{error:#}"), "snapshot not written; the old one stays");
-        }
+    ///
+    /// # Errors
+    /// If a file cannot be written; what was saved before stays.
+    pub fn save(&self, key: BaseKey, generation_id: Uuid, index: &Index) -> Result<(), SnapshotError> {
+        index.snapshot(&self.folder(key, generation_id))
     }
 
     /// Removes every generation but `kept` of a knowledge base; all of them if there is none to keep.

@@ -10,7 +10,10 @@
 use std::{sync::Arc, time::Duration};
 
 use tertulia_index::{Analyzer, Batch, Index, Settings};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{Base, BaseKey, LoadedBases, loaded::Readiness, snapshots::Snapshots};
 use crate::{
@@ -27,10 +30,15 @@ use crate::{
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Longest pause between two tries.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Shortest time between two looks at a knowledge base that does not fit into memory.
+const UNFIT_PAUSE: Duration = Duration::from_secs(30);
 /// Chunks that a first load applies at once. Nobody searches the index yet, so it need not come in one piece.
 const LOAD_BATCH_CHUNKS: usize = 4_096;
 /// Memory that a chunk takes beside its vector, before it is known: text, metadata and postings.
 const CHUNK_BYTES_ESTIMATE: usize = 4_096;
+/// First loads take one in so many of the service pool's connections, each for as long as it reads; sign-in and all else
+/// that the pool is for have the others.
+const LOADS_SHARE: usize = 3;
 
 /// Carries changes from Postgres into the indexes. One per server.
 pub struct Sync {
@@ -40,6 +48,8 @@ pub struct Sync {
     snapshots: Snapshots,
     tasks: Tasks,
     config: RetrievalConfig,
+    /// A permit for each first load; further ones wait, and Postgres answers searches meanwhile.
+    loads: Semaphore,
 }
 
 /// An index and the generation whose chunks it holds.
@@ -53,8 +63,23 @@ struct Built {
 /// What one look into Postgres led to.
 enum Looked {
     CaughtUp,
-    DoesNotFit,
+    /// It would take so much memory.
+    DoesNotFit {
+        bytes: usize,
+    },
+    /// What was published is of another generation, or too old, so the next look is a first load.
+    Outdated,
     Gone,
+}
+
+/// What follows a look.
+enum Rest {
+    /// Until it is woken, or its snapshot is due.
+    CaughtUp(Option<Duration>),
+    /// Until there is room for so much, or news.
+    Unfit { bytes: usize },
+    /// For so long.
+    Failed(Duration),
 }
 
 impl Sync {
@@ -67,7 +92,8 @@ impl Sync {
         tasks: Tasks,
         config: RetrievalConfig,
     ) -> Arc<Self> {
-        Arc::new(Self { store, loaded, compute, snapshots, tasks, config })
+        let loads = Semaphore::new((store.service_connections_max() / LOADS_SHARE).max(1));
+        Arc::new(Self { store, loaded, compute, snapshots, tasks, config, loads })
     }
 
     /// Loads what has a snapshot, then follows Postgres until the server stops. Gives back once every snapshot is
@@ -99,7 +125,7 @@ impl Sync {
         if is_new {
             self.tasks.spawn(self.clone().keep(base.clone()));
         } else {
-            base.wake(version);
+            base.tell(version);
         }
         base
     }
@@ -121,38 +147,43 @@ impl Sync {
         let mut built: Option<Built> = None;
         let mut pause = PAUSE_MIN;
         loop {
-            let until_next_look = match self.look(&base, &mut built).await {
+            let looked = tokio::select! {
+                looked = self.look(&base, &mut built) => looked,
+                () = self.tasks.stopping().cancelled() => {
+                    self.save(&base, built.as_mut()).await;
+                    return;
+                }
+            };
+            base.release();
+            let rest = match looked {
                 Ok(Looked::Gone) => {
                     base.withdraw(Readiness::NotLoaded);
                     self.loaded.remove(base.key);
                     self.snapshots.remove_others(base.key, None);
                     return;
                 }
-                Ok(Looked::DoesNotFit) => {
+                Ok(Looked::DoesNotFit { bytes }) => {
                     built = None;
                     base.withdraw(Readiness::DoesNotFit);
-                    None
+                    Rest::Unfit { bytes }
                 }
+                Ok(Looked::Outdated) => continue,
                 Ok(Looked::CaughtUp) => {
                     pause = PAUSE_MIN;
-                    self.until_snapshot(built.as_ref())
+                    Rest::CaughtUp(self.until_snapshot(built.as_ref()))
                 }
                 Err(error) => {
+                    // A first load that broke off holds parts of versions that it has not reached, and what is deleted
+                    // meanwhile would stay in it: a load from 0 reads no deletions.
+                    built = built.filter(|built| is_published(&base, built));
                     tracing::warn!(knowledge_base_id = %base.key.knowledge_base_id, error = %chain(&error), "sync failed; trying again");
                     let this_time = pause;
                     pause = (pause * 2).min(PAUSE_MAX);
-                    Some(this_time)
-                }
-            };
-            let rest = async {
-                match until_next_look {
-                    Some(pause) => sleep(pause).await,
-                    None => std::future::pending().await,
+                    Rest::Failed(this_time)
                 }
             };
             tokio::select! {
-                () = base.woken() => {}
-                () = rest => self.save_if_due(&base, built.as_mut()).await,
+                () = self.rest(&base, rest) => self.save_if_due(&base, built.as_mut()).await,
                 () = self.tasks.stopping().cancelled() => {
                     self.save(&base, built.as_mut()).await;
                     return;
@@ -161,9 +192,32 @@ impl Sync {
         }
     }
 
+    /// Waits until it is time for the next look, or for a snapshot.
+    async fn rest(&self, base: &Base, rest: Rest) {
+        match rest {
+            Rest::CaughtUp(None) => base.woken().await,
+            Rest::CaughtUp(Some(until_snapshot)) => drop(timeout(until_snapshot, base.woken()).await),
+            // Nothing shortens the pauses below: who was woken at once would fail, or find no room, at once again.
+            Rest::Failed(pause) => sleep(pause).await,
+            Rest::Unfit { bytes } => {
+                sleep(UNFIT_PAUSE).await;
+                while !self.loaded.has_room(base, bytes, self.config.memory_bytes_max)
+                    && timeout(UNFIT_PAUSE, base.woken()).await.is_err()
+                {}
+            }
+        }
+    }
+
     /// Reads what is past the watermark and applies it.
+    ///
+    /// # Cancel safety
+    /// Leaves in `built` what was applied: a version whole or, in a first load, parts of versions that it does not claim.
     async fn look(&self, base: &Base, built: &mut Option<Built>) -> Result<Looked, anyhow::Error> {
         let key = base.key;
+        let loading = match &built {
+            Some(built) if is_published(base, built) => None,
+            _ => Some(self.loads.acquire().await?),
+        };
         let mut changes = match self.store.changes(key.tenant_id, key.knowledge_base_id).await? {
             Some(changes) => changes,
             None => return Ok(Looked::Gone),
@@ -176,9 +230,15 @@ impl Sync {
         };
         if !built.as_ref().is_some_and(is_usable) {
             *built = None;
+            if loading.is_none() {
+                changes.finish().await?;
+                return Ok(Looked::Outdated);
+            }
         }
-        if !self.fits(key, built.as_ref(), &head) {
-            return Ok(Looked::DoesNotFit);
+        let bytes = estimate(built.as_ref(), &head);
+        if !self.loaded.reserve(base, bytes, self.config.memory_bytes_max) {
+            base.heard(head.version);
+            return Ok(Looked::DoesNotFit { bytes });
         }
         if built.is_none() {
             let restored = self.restore(key, &head).await?;
@@ -186,12 +246,17 @@ impl Sync {
         }
         let Some(current) = built else { return Ok(Looked::CaughtUp) };
         // Nobody searches an index before it is published, so it may be filled in pieces.
-        let is_published = base.index().is_some_and(|index| Arc::ptr_eq(&index, &current.index));
+        let is_published = is_published(base, current);
         let mut batch = Batch { version: current.index.version(), upserts: Vec::new(), deletions: Vec::new() };
         if current.index.version() < head.version {
             changes.read_from(current.index.version()).await?;
             while let Some(change) = changes.next().await? {
                 match change {
+                    // The table refuses it, but may have had it before it did. One row must not hold up all others.
+                    Change::Upsert(chunk) if chunk.embedding.iter().all(|component| *component == 0.0) => {
+                        tracing::warn!(knowledge_base_id = %key.knowledge_base_id, chunk_id = %chunk.id, "chunk left out: its embedding is zero");
+                        batch.deletions.push(chunk.id);
+                    }
                     Change::Upsert(chunk) => batch.upserts.push(chunk),
                     Change::Deletion(chunk_id) => batch.deletions.push(chunk_id),
                 }
@@ -206,6 +271,7 @@ impl Sync {
             self.apply(current, batch).await?;
         }
         changes.finish().await?;
+        drop(loading);
         if is_published {
             base.caught_up_to(current.index.version());
         } else {
@@ -217,28 +283,18 @@ impl Sync {
 
     async fn apply(&self, built: &Built, batch: Batch) -> Result<(), anyhow::Error> {
         let index = built.index.clone();
-        self.compute.run(move || index.apply(batch)).await?.map_err(anyhow::Error::new)
+        self.compute.run_in_background(move || index.apply(batch)).await?.map_err(anyhow::Error::new)
     }
 
     /// Merges larger segments, off the way of writes and searches.
     async fn merge_segments(&self, built: &Built) -> Result<(), anyhow::Error> {
         let index = built.index.clone();
-        self.compute.run(move || while index.maintain() {}).await.map_err(anyhow::Error::new)
-    }
-
-    /// Whether a knowledge base of that size fits beside the others that are loaded. One that was loaded may outgrow it.
-    fn fits(&self, key: BaseKey, built: Option<&Built>, head: &Head) -> bool {
-        let (held_chunks, held_bytes) = built.map_or((0, 0), |built| (built.index.len(), built.index.memory_bytes()));
-        let new_chunks = head.chunk_count.saturating_sub(held_chunks);
-        let estimate = new_chunks.saturating_mul(CHUNK_BYTES_ESTIMATE + 5 * head.dimensions).saturating_add(held_bytes);
-        // What an index without chunks takes counts for nothing.
-        head.chunk_count == 0
-            || self.loaded.memory_bytes_but(key).saturating_add(estimate) <= self.config.memory_bytes_max
+        self.compute.run_in_background(move || while index.maintain() {}).await.map_err(anyhow::Error::new)
     }
 
     async fn restore(&self, key: BaseKey, head: &Head) -> Result<Option<Built>, anyhow::Error> {
         let (snapshots, settings, generation_id) = (self.snapshots.clone(), settings(head), head.generation_id);
-        let restored = self.compute.run(move || snapshots.restore(key, generation_id, &settings)).await?;
+        let restored = self.compute.run_in_background(move || snapshots.restore(key, generation_id, &settings)).await?;
         Ok(restored.map(|index| Built {
             saved_version: index.version(),
             index: Arc::new(index),
@@ -265,12 +321,15 @@ impl Sync {
             (self.snapshots.clone(), built.index.clone(), base.key, built.generation_id);
         let version = index.version();
         let save = move || {
-            snapshots.save(key, generation_id, &index);
+            snapshots.save(key, generation_id, &index)?;
             snapshots.remove_others(key, Some(generation_id));
+            anyhow::Ok(())
         };
-        match self.compute.run(save).await {
+        match self.compute.run_in_background(save).await.map_err(anyhow::Error::new).and_then(|saved| saved) {
             Ok(()) => built.saved_version = version,
-            Err(error) => tracing::warn!(%error, "snapshot put off"),
+            Err(error) => {
+                tracing::warn!(knowledge_base_id = %key.knowledge_base_id, error = %chain(&error), "snapshot not written; the old one stays");
+            }
         }
         built.saved_at = Instant::now();
     }
@@ -292,7 +351,7 @@ impl Sync {
                     for base in bases {
                         match versions.get(&(base.key.tenant_id, base.key.knowledge_base_id)) {
                             Some(version) if *version == base.version() => {}
-                            Some(version) => base.wake(*version),
+                            Some(version) => base.tell(*version),
                             None => base.wake(0),
                         }
                     }
@@ -312,6 +371,22 @@ impl Built {
             saved_at: Instant::now(),
         }
     }
+}
+
+/// Whether searches ask that very index.
+fn is_published(base: &Base, built: &Built) -> bool {
+    base.index().is_some_and(|index| Arc::ptr_eq(&index, &built.index))
+}
+
+/// Memory that a knowledge base of that size takes, in bytes; one that is loaded may outgrow it.
+fn estimate(built: Option<&Built>, head: &Head) -> usize {
+    // What an index without chunks takes counts for nothing.
+    if head.chunk_count == 0 {
+        return 0;
+    }
+    let (held_chunks, held_bytes) = built.map_or((0, 0), |built| (built.index.len(), built.index.memory_bytes()));
+    let new_chunks = head.chunk_count.saturating_sub(held_chunks);
+    new_chunks.saturating_mul(CHUNK_BYTES_ESTIMATE + 5 * head.dimensions).saturating_add(held_bytes)
 }
 
 fn settings(head: &Head) -> Settings {

@@ -28,13 +28,23 @@ const UPSERTS: Statement = Statement {
     sql: include_str!("sql/changes/upserts.sql"),
     types: &[Type::UUID, Type::UUID, Type::UUID, Type::INT8, Type::UUID, Type::INT8],
 };
-const PRUNE: Statement =
-    Statement { name: "changes/prune", sql: include_str!("sql/changes/prune.sql"), types: &[Type::FLOAT8] };
+const LIST_PRUNABLE: Statement = Statement {
+    name: "changes/list_prunable",
+    sql: include_str!("sql/changes/list_prunable.sql"),
+    types: &[Type::FLOAT8],
+};
+const PRUNE: Statement = Statement {
+    name: "changes/prune",
+    sql: include_str!("sql/changes/prune.sql"),
+    types: &[Type::UUID, Type::UUID, Type::FLOAT8, Type::INT8],
+};
 
 /// Rows of one round trip. A statement for all of them would run for as long as the reader takes, against
 /// `statement_timeout`.
 const DELETIONS_MAX: i64 = 8_192;
 const UPSERTS_MAX: i64 = 1_024;
+/// Deletions that are forgotten at once: well under a second, for which the knowledge base's writers wait.
+const PRUNED_MAX: i64 = 8_192;
 
 /// How far a knowledge base is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,13 +189,33 @@ impl Changes {
     }
 }
 
-/// Forgets deletions that are older than `age`, of all tenants; gives how many. An index that did not hear of them in
-/// that time is built anew.
+/// Knowledge bases of all tenants that have deletions older than `age`.
 ///
 /// # Errors
 /// If Postgres is away.
-pub async fn prune(tx: &mut ServiceTx, age: Duration) -> Result<u64, StoreError> {
-    tx.execute(&PRUNE, &[&age.as_secs_f64()]).await
+pub async fn list_prunable(tx: &mut ServiceTx, age: Duration) -> Result<Vec<(TenantId, KnowledgeBaseId)>, StoreError> {
+    let rows = tx.query(&LIST_PRUNABLE, &[&age.as_secs_f64()]).await?;
+    let read = |row: &Row| {
+        let row = Reader::new(&LIST_PRUNABLE, row);
+        Ok((TenantId(row.get("tenant_id")?), KnowledgeBaseId(row.get("id")?)))
+    };
+    rows.iter().map(read).collect()
+}
+
+/// Forgets the oldest deletions of a knowledge base, those older than `age`; whether there may be more. An index that did
+/// not hear of them in that time is built anew. Writers of the knowledge base wait until the commit.
+///
+/// # Errors
+/// If Postgres is away, or a writer holds the knowledge base for too long.
+pub async fn prune(
+    tx: &mut ServiceTx,
+    tenant_id: TenantId,
+    knowledge_base_id: KnowledgeBaseId,
+    age: Duration,
+) -> Result<bool, StoreError> {
+    let params: Params<'_> = &[&tenant_id.0, &knowledge_base_id.0, &age.as_secs_f64(), &PRUNED_MAX];
+    let deleted = tx.execute(&PRUNE, params).await?;
+    Ok(i64::try_from(deleted).is_ok_and(|deleted| deleted >= PRUNED_MAX))
 }
 
 fn is_full(rows: &[Row], max: i64) -> bool {

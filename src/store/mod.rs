@@ -66,6 +66,7 @@ pub struct Connections {
 pub struct Store {
     user: Pool,
     service: Pool,
+    service_connections_max: usize,
     owner: Option<Address>,
     /// For what needs a session of its own, such as LISTEN: as the owner where there is one, because the service's URL
     /// may lead to a pooler.
@@ -138,7 +139,8 @@ impl Store {
         roles::check_user(&*user.get(None).await?).await?;
         roles::check_service(&*service.get(None).await?).await?;
         let direct = connections.owner.as_ref().unwrap_or(&connections.service).clone();
-        Ok(Self { user, service, owner: connections.owner.clone(), direct, durations })
+        let service_connections_max = database.service_connections_max;
+        Ok(Self { user, service, service_connections_max, owner: connections.owner.clone(), direct, durations })
     }
 
     /// A transaction on the rows of the tenant of `ctx`. Nothing is sent before its first statement.
@@ -189,6 +191,11 @@ impl Store {
     pub fn close(&self) {
         self.user.close();
         self.service.close();
+    }
+
+    /// Connections of the service pool, which sign-in, loads and `/readyz` share.
+    pub fn service_connections_max(&self) -> usize {
+        self.service_connections_max
     }
 
     /// How the pools are used right now.

@@ -310,20 +310,51 @@ async fn health_counts_what_there_is_and_upkeep_prunes_what_is_old() {
 
     // The index of a dimension with many chunks is built, and noted.
     client.batch_execute("UPDATE embedding_generations SET chunk_count = 20000").await.expect("the owner may");
-    for _ in 0..2 {
-        upkeep::do_what_is_due(&test.store, &owner, Duration::from_secs(24 * 60 * 60)).await.expect("it runs");
-    }
-    let row = client
-        .query_one("SELECT obj_description('knowledge_chunks_nearest_3'::regclass)", &[])
-        .await
-        .expect("the index is there");
-    assert_eq!(row.get::<_, String>(0), "built on 20000 chunks");
+    // Nothing is done while Postgres has not seen off the session of the round before.
+    let until_noted = async |note: &str| {
+        until("the index is built", async || {
+            upkeep::do_what_is_due(&test.store, &owner, Duration::from_secs(24 * 60 * 60)).await.expect("it runs");
+            let noted = "SELECT obj_description(to_regclass('knowledge_chunks_nearest_3'))";
+            client.query_one(noted, &[]).await.expect("it runs").get::<_, Option<String>>(0).as_deref() == Some(note)
+        })
+        .await;
+    };
+    until_noted("built on 20000 chunks").await;
     client.batch_execute("UPDATE embedding_generations SET chunk_count = 200000").await.expect("the owner may");
-    upkeep::do_what_is_due(&test.store, &owner, Duration::from_secs(24 * 60 * 60)).await.expect("it runs");
-    let row = client
-        .query_one("SELECT obj_description('knowledge_chunks_nearest_3'::regclass)", &[])
-        .await
-        .expect("the index is there");
-    assert_eq!(row.get::<_, String>(0), "built on 200000 chunks");
+    until_noted("built on 200000 chunks").await;
+    test.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upkeep_prunes_a_long_log_and_passes_by_a_knowledge_base_that_somebody_holds() {
+    let test = TestStore::start().await;
+    let superuser =
+        test.cluster.superuser("tertulia", Duration::from_secs(5)).connect_and_drive().await.expect("it is up");
+    superuser.batch_execute("ALTER ROLE tertulia_svc SET lock_timeout = '200ms'").await.expect("a superuser may");
+    let runtime = tokio::runtime::Handle::current();
+    let impatient = Store::connect(&test.connections, &settings(), &runtime).await.expect("it takes connections");
+    let owner = test.connections.owner.clone().expect("a cluster has an owner");
+    let client = owner.connect_and_drive().await.expect("it takes connections");
+    client.batch_execute(include_str!("sql/test/old_deletions.sql")).await.expect("the owner may");
+    client.batch_execute(include_str!("sql/test/many_old_deletions.sql")).await.expect("the owner may");
+    client.batch_execute("BEGIN; UPDATE knowledge_bases SET name = name WHERE name = 'manual'").await.expect("it may");
+
+    let day = Duration::from_secs(24 * 60 * 60);
+    upkeep::do_what_is_due(&impatient, &owner, day).await.expect("it goes on with the others");
+    let left = "SELECT b.name, b.pruned_version, count(d.chunk_id) FROM knowledge_bases b
+        LEFT JOIN chunk_deletions d ON d.knowledge_base_id = b.id GROUP BY b.id, b.name, b.pruned_version ORDER BY 1";
+    let rows = superuser.query(left, &[]).await.expect("it may read");
+    let left: Vec<(String, i64, i64)> = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    assert_eq!(left, [("long".to_owned(), 2, 1), ("manual".to_owned(), 0, 2)]);
+
+    client.batch_execute("COMMIT").await.expect("it commits");
+    // Nothing is done while Postgres has not seen off the session of the round before.
+    until("both are pruned", async || {
+        upkeep::do_what_is_due(&impatient, &owner, day).await.expect("it runs");
+        let row = superuser.query_one("SELECT count(*) FROM chunk_deletions", &[]).await.expect("it may read");
+        row.get::<_, i64>(0) == 2
+    })
+    .await;
+    impatient.close();
     test.stop().await;
 }

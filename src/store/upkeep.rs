@@ -61,12 +61,31 @@ pub(super) async fn do_what_is_due(store: &Store, owner: &Address, deletions_kep
     Ok(())
 }
 
+/// A transaction for each piece, so that no statement is long and none holds the locks of two knowledge bases.
 async fn prune_deletions(store: &Store, kept: Duration) -> Result<(), StoreError> {
     let mut tx = store.service_tx().await?;
-    let deleted = changes::prune(&mut tx, kept).await?;
+    let bases = changes::list_prunable(&mut tx, kept).await?;
     tx.commit().await?;
-    if deleted > 0 {
-        tracing::debug!(deleted, "log of deletions pruned");
+    for (tenant_id, knowledge_base_id) in bases {
+        let prune = async {
+            loop {
+                let mut tx = store.service_tx().await?;
+                let may_have_more = changes::prune(&mut tx, tenant_id, knowledge_base_id, kept).await?;
+                tx.commit().await?;
+                if !may_have_more {
+                    return Ok(());
+                }
+            }
+        };
+        match prune.await {
+            Ok(()) => {}
+            // Somebody has had it locked for all that time; the others may be free.
+            Err(error @ StoreError::Statement { .. }) => {
+                let error = anyhow::Error::new(error);
+                tracing::warn!(%knowledge_base_id, "log of deletions not pruned, to be tried again later: {error:#}");
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }

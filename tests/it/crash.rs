@@ -72,16 +72,18 @@ async fn kills_during_ingest_lose_nothing_that_was_acknowledged() {
     }
 
     let client = serve.client().with_key(&key);
-    let in_table = documents_in_table(&client, &base).await;
+    let in_table = chunks_in_table(&client, &base).await;
     for (document, count) in acknowledged.lock().unwrap().iter() {
-        let stored = in_table.get(document).unwrap_or_else(|| panic!("document {document} is missing"));
-        assert!(stored >= count, "document {document} is at {stored}, but {count} was acknowledged");
+        let stored: Vec<usize> = in_table.iter().filter(|chunk| chunk.0 == *document).map(|chunk| chunk.1).collect();
+        let [stored] = stored[..] else { panic!("document {document} has the chunks {stored:?}") };
+        assert!(stored >= *count, "document {document} is at {stored}, but {count} was acknowledged");
     }
     until("the index equals the table", async || {
         let request = json!({ "query": "x", "mode": "semantic", "top_k": 100 });
         let answer = client.post(&format!("{base}/search"), &request).await.json();
         let hits = answer["results"].as_array().unwrap().iter();
-        let in_memory: BTreeMap<usize, usize> = hits.map(|hit| counts(hit["content"].as_str().unwrap())).collect();
+        let mut in_memory: Vec<_> = hits.map(|hit| counts(hit["content"].as_str().unwrap())).collect();
+        in_memory.sort_unstable();
         (answer["source"] == "memory" && in_memory == in_table).then_some(())
     })
     .await;
@@ -112,15 +114,18 @@ async fn write_until(
     }
 }
 
-async fn documents_in_table(client: &Client, base: &str) -> BTreeMap<usize, usize> {
-    let mut found = BTreeMap::new();
+/// Document and count of every chunk, in order; a document of [`write_until`] has one.
+async fn chunks_in_table(client: &Client, base: &str) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
     for document in 0..DOCUMENTS {
         let reply = client.get(&format!("{base}/documents/{document}/chunks")).await;
         if reply.status == 200 {
-            let (document, count) = counts(reply.json()["items"][0]["content"].as_str().unwrap());
-            found.insert(document, count);
+            let reply = reply.json();
+            let chunks = reply["items"].as_array().unwrap().iter();
+            found.extend(chunks.map(|chunk| counts(chunk["content"].as_str().unwrap())));
         }
     }
+    found.sort_unstable();
     found
 }
 

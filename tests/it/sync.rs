@@ -32,7 +32,11 @@ async fn until_equal(acme: &Tenant, sql: &Client, knowledge_base: &str) {
 }
 
 async fn loaded() -> (TestApp, Tenant, String, Client) {
-    let app = TestApp::start().await;
+    loaded_with(&[]).await
+}
+
+async fn loaded_with(settings: &[(&'static str, &str)]) -> (TestApp, Tenant, String, Client) {
+    let app = TestApp::start_with(settings).await;
     let acme = app.tenant("acme").await;
     let id = acme.knowledge_base("manual").await;
     let version = acme.put_text(&id, "first", "The first text.").await;
@@ -41,12 +45,33 @@ async fn loaded() -> (TestApp, Tenant, String, Client) {
     (app, acme, id, sql)
 }
 
+/// How often the server has looked for a knowledge base's changes, or whatever else the statement does.
+async fn runs_of(app: &TestApp, statement: &str) -> u64 {
+    let metrics = app.client().get("/metrics").await;
+    let name = format!("database_query_duration_seconds_count{{query_type=\"{statement}\"}} ");
+    let text = String::from_utf8_lossy(&metrics.body).into_owned();
+    text.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |count| count.parse().unwrap())
+}
+
+/// A connection that no trigger and no row security holds.
+async fn without_triggers(app: &TestApp) -> Client {
+    let sql = connect(&app.database.superuser_url()).await;
+    sql.batch_execute("SET session_replication_role = replica").await.unwrap();
+    sql
+}
+
 /// A statement that adds a chunk to the document `first`.
 fn insert(knowledge_base: &str, ordinal: usize, content: &str) -> String {
+    insert_many(knowledge_base, &format!("{ordinal}, {ordinal}"), &format!("'{content}'"))
+}
+
+/// A statement that adds a chunk for each ordinal `n` from the first to the last; `content` is SQL.
+fn insert_many(knowledge_base: &str, ordinals: &str, content: &str) -> String {
     format!(
         "INSERT INTO knowledge_chunks (tenant_id, knowledge_base_id, generation_id, document_id, ordinal, heading, content, embedding)
-         SELECT tenant_id, knowledge_base_id, generation_id, document_id, {ordinal}, '', '{content}', embedding
-         FROM knowledge_chunks WHERE knowledge_base_id = '{knowledge_base}' ORDER BY id LIMIT 1"
+         SELECT c.tenant_id, c.knowledge_base_id, c.generation_id, c.document_id, n, '', {content}, c.embedding
+         FROM (SELECT * FROM knowledge_chunks WHERE knowledge_base_id = '{knowledge_base}' ORDER BY id LIMIT 1) AS c,
+             generate_series({ordinals}) AS n"
     )
 }
 
@@ -142,14 +167,125 @@ async fn any_interleaving_of_writers_ends_in_an_index_equal_to_the_table() {
     });
     let kill_listeners = async {
         for _ in 0..5 {
-            let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                        WHERE query ILIKE 'listen%' AND datname = current_database()";
-            sql.execute(kill, &[]).await.unwrap();
-            tokio::task::yield_now().await;
+            let killed = until("the server listens", async || {
+                // Waits until the backend is gone, so that none is killed twice.
+                let kill = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+                            WHERE query ILIKE 'listen%' AND state = 'idle' AND datname = current_database()";
+                let killed = sql.query(kill, &[]).await.unwrap();
+                (!killed.is_empty()).then_some(killed)
+            })
+            .await;
+            assert!(killed.len() == 1 && killed[0].get(0));
         }
     };
     tokio::join!(futures_util::future::join_all(writers), kill_listeners);
     until_equal(&acme, &sql, &id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zero_embedding_that_is_there_already_holds_nothing_up() {
+    let (_app, acme, id, sql) = loaded().await;
+    sql.batch_execute(&insert(&id, 1, "without direction")).await.unwrap();
+    until_equal(&acme, &sql, &id).await;
+    sql.batch_execute(
+        "ALTER TABLE knowledge_chunks DROP CONSTRAINT knowledge_chunks_embedding_direction;
+         UPDATE knowledge_chunks SET embedding = array_fill(0, ARRAY[256])::vector WHERE ordinal = 1",
+    )
+    .await
+    .unwrap();
+    let version = acme.put_text(&id, "second", "The second text.").await;
+    acme.until_in_memory(&id, version).await;
+    let contents: BTreeSet<String> = in_memory(&acme, &id).await.into_iter().map(|(_, content)| content).collect();
+    assert_eq!(contents, ["The first text.", "The second text."].map(str::to_owned).into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_loads_leave_connections_for_everybody_else() {
+    let (mut app, acme, first, sql) = loaded().await;
+    let mut bases = vec![first];
+    for n in 0..5 {
+        let id = acme.knowledge_base(&format!("base {n}")).await;
+        acme.put_text(&id, "a", "A text.").await;
+        bases.push(id);
+    }
+    app.stop().await;
+    std::fs::remove_dir_all(app.data_dir().join("snapshots")).unwrap();
+    app.restart().await;
+    let acme = Tenant { client: acme.client.at(&app.client()), ..acme };
+    let other = app.key_with(&acme, &tertulia::ctx::Scope::ALL).await;
+
+    // Neither a load nor a search gets on while the chunks are locked.
+    sql.batch_execute("BEGIN; LOCK TABLE knowledge_chunks").await.unwrap();
+    let request = json!({ "query": "text", "mode": "keyword" });
+    let searches = futures_util::future::join_all(bases.iter().map(|id| acme.search(id, &request)));
+    let superuser = connect(&app.database.superuser_url()).await;
+    let waiting = async |role: &str| {
+        let count = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = '{role}' AND datname = current_database()"
+        );
+        superuser.query_one(&count, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    let look = async {
+        until("all searches wait, and a load", async || {
+            (waiting(app.database.user()).await == 6 && waiting(app.database.service()).await >= 1).then_some(())
+        })
+        .await;
+        assert_eq!(other.get("/v1/knowledge-bases").await.status, 200, "a key is looked up");
+        for _ in 0..20 {
+            assert_eq!(app.client().get("/readyz").await.status, 200);
+        }
+        assert_eq!(waiting(app.database.service()).await, 1);
+        sql.batch_execute("COMMIT").await.unwrap();
+    };
+    tokio::join!(searches, look);
+    for id in &bases {
+        acme.until_in_memory(id, 1).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_is_not_looked_at_again_and_again() {
+    let settings = [("TERTULIA_RETRIEVAL_MEMORY_BYTES_MAX", "0"), ("TERTULIA_RETRIEVAL_POLL_INTERVAL", "10ms")];
+    let app = TestApp::start_with(&settings).await;
+    let acme = app.tenant("acme").await;
+    let id = acme.knowledge_base("manual").await;
+    acme.put_text(&id, "first", "The first text.").await;
+    until("it does not fit", async || {
+        let base = acme.client.get(&format!("/v1/knowledge-bases/{id}")).await.json();
+        (base["status"] == "does_not_fit").then_some(())
+    })
+    .await;
+    let (looks, polls) = (runs_of(&app, "changes/head").await, runs_of(&app, "knowledge_bases/list_versions").await);
+    until("it was searched and polled often", async || {
+        assert_eq!(acme.search(&id, &json!({ "query": "text" })).await["source"], "postgres");
+        (runs_of(&app, "knowledge_bases/list_versions").await > polls + 20).then_some(())
+    })
+    .await;
+    assert!(runs_of(&app, "changes/head").await <= looks + 1);
+}
+
+/// A first load is applied in pieces, so one that breaks off has some already.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_between_two_tries_of_a_first_load_is_not_found() {
+    let (mut app, acme, id, sql) = loaded().await;
+    app.stop().await;
+    std::fs::remove_dir_all(app.data_dir().join("snapshots")).unwrap();
+    let words = "CASE WHEN n <= 1000 THEN 'zebra' ELSE 'heron' END";
+    sql.batch_execute(&insert_many(&id, "1, 6000", words)).await.unwrap();
+    sql.batch_execute(&insert(&id, 9_999, "broken")).await.unwrap();
+    // No client can write an embedding of another length, and no index takes it.
+    let break_it = "UPDATE knowledge_chunks SET embedding = '[1,2]' WHERE content = 'broken'";
+    without_triggers(&app).await.batch_execute(break_it).await.unwrap();
+    app.restart().await;
+    let acme = Tenant { client: acme.client.at(&app.client()), ..acme };
+    let zebra = json!({ "query": "zebra", "mode": "keyword" });
+    assert_eq!(acme.search(&id, &zebra).await["source"], "postgres");
+    until("a first load has failed and begun anew", async || (runs_of(&app, "changes/head").await >= 2).then_some(()))
+        .await;
+    sql.batch_execute("DELETE FROM knowledge_chunks WHERE content IN ('zebra', 'broken')").await.unwrap();
+    let version: i64 = sql.query_one("SELECT version FROM knowledge_bases", &[]).await.unwrap().get(0);
+    acme.until_in_memory(&id, version as u64).await;
+    assert!(external_ids(&acme.search(&id, &zebra).await).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,9 +299,17 @@ async fn a_restart_continues_from_the_snapshot() {
     // What happens while the server is down is seen by the next start: new rows, and deletions too.
     sql.batch_execute(&insert(&id, 21, "while it was down")).await.unwrap();
     sql.batch_execute("DELETE FROM knowledge_chunks WHERE content = 'text 7'").await.unwrap();
+    // What no trigger sees is not, and shows that the rest was not read again.
+    let unseen = "UPDATE knowledge_chunks SET content = 'unseen' WHERE content = 'text 3'";
+    assert_eq!(without_triggers(&app).await.execute(unseen, &[]).await.unwrap(), 1);
+    let table = in_table(&sql, &id).await;
+    let expected: BTreeSet<_> = table
+        .into_iter()
+        .map(|(chunk_id, content)| (chunk_id, if content == "unseen" { "text 3".to_owned() } else { content }))
+        .collect();
     app.restart().await;
     let acme = Tenant { client: acme.client.at(&app.client()), ..acme };
-    until_equal(&acme, &sql, &id).await;
+    assert_eq!(in_memory(&acme, &id).await, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,6 +330,40 @@ async fn a_damaged_snapshot_is_rebuilt_from_postgres() {
     let version = acme.put_text(&id, "second", "The second text.").await;
     acme.until_in_memory(&id, version).await;
     until_equal(&acme, &sql, &id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_of_the_generation_is_followed() {
+    let (_app, acme, id, sql) = loaded().await;
+    let switch = format!(
+        "BEGIN;
+         INSERT INTO embedding_generations (tenant_id, knowledge_base_id, id, encoder, dimensions)
+         SELECT tenant_id, knowledge_base_id, '{0}', encoder, dimensions FROM embedding_generations;
+         {1};
+         UPDATE knowledge_bases SET generation_id = '{0}';
+         COMMIT",
+        uuid::Uuid::nil(),
+        insert(&id, 5, "of another generation").replace("c.generation_id", &format!("'{}'", uuid::Uuid::nil()))
+    );
+    sql.batch_execute(&switch).await.unwrap();
+    until("only the new generation is in memory", async || {
+        let contents: Vec<String> = in_memory(&acme, &id).await.into_iter().map(|(_, content)| content).collect();
+        (contents == ["of another generation"]).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_cannot_be_written_leaves_the_one_before() {
+    // So that only the stop writes one.
+    let (mut app, acme, id, sql) = loaded_with(&[("TERTULIA_RETRIEVAL_SNAPSHOT_INTERVAL", "3600s")]).await;
+    let generation: uuid::Uuid = sql.query_one("SELECT generation_id FROM knowledge_bases", &[]).await.unwrap().get(0);
+    let folder = app.data_dir().join(format!("snapshots/{}/{id}", acme.id));
+    let (before, obstacle) = (folder.join(uuid::Uuid::nil().to_string()), folder.join(generation.to_string()));
+    std::fs::create_dir_all(&before).unwrap();
+    std::fs::write(&obstacle, "").unwrap();
+    app.stop().await;
+    assert!(obstacle.is_file() && before.exists());
 }
 
 fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {

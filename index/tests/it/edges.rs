@@ -201,7 +201,7 @@ fn explanations_are_stable_json() {
             "chunks": 2,
             "segments": 1,
             "filter": { "matches": 1 },
-            "semantic": { "listed": 1, "scanned": 1, "rescored": 1 },
+            "semantic": { "listed": 1, "estimated": 0, "scanned": 1, "rescored": 1 },
             "keyword": { "listed": 1, "terms": 1, "postings": 1, "ceiling": keyword.ceiling },
         })
     );

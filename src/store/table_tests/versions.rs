@@ -265,6 +265,7 @@ async fn what_would_go_unnoticed_is_refused() {
     let insert = insert_chunks(&ctx, &base, document.id, "1, 1");
     for (sql, code) in [
         (insert.replace("[1,2,3]", "[1,2]"), "23514"),
+        (insert.replace("[1,2,3]", "[0,0,0]"), "23514"),
         (insert.replace(&base.id.to_string(), &other.id.to_string()), "23503"),
         (insert.replace(&base.id.to_string(), &Uuid::nil().to_string()), "23503"),
         (insert.replace(&base.generation_id.to_string(), &other.generation_id.to_string()), "23503"),

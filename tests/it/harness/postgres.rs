@@ -101,6 +101,11 @@ impl Database {
         self.url(self.service())
     }
 
+    /// As the superuser, whom neither row security nor triggers need hold.
+    pub fn superuser_url(&self) -> String {
+        self.url(SUPERUSER)
+    }
+
     fn url(&self, user: &str) -> String {
         let host = self.socket_dir.replace('/', "%2F");
         format!("postgres://{user}@{host}:{}/{}", self.port, self.name)
