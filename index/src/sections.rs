@@ -50,7 +50,7 @@ impl<'a> SectionWriter<'a> {
     }
 
     /// What was put.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn sections(&self) -> &[&'a [u8]] {
         &self.sections
     }
