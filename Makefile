@@ -46,6 +46,12 @@ loadtest: bench-data ## searches over HTTP against SQL and a bare responder, in 
 loadtest-commit: bench-data ## time from a commit to when a search finds it; ARGS="…" for loadtest commit
 	@scripts/loadtest.sh commit $(ARGS)
 
+.PHONY: fuzz
+fuzz: ## what the index crate reads, fuzzed for FUZZ_SECONDS=600 each (needs cargo-fuzz)
+	@for target in filter segment; do \
+	    cargo fuzz run --fuzz-dir index/fuzz --sanitizer none $$target -- -max_total_time=$(or $(FUZZ_SECONDS),600) || exit 1; \
+	done
+
 .PHONY: audit
 audit: ## licences, advisories and sources of all crates (needs cargo-deny)
 	cargo deny check

@@ -9,6 +9,9 @@ mod columns;
 mod encoder;
 mod filter;
 pub mod fuse;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod index;
 mod kernels;
 mod payload;

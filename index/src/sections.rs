@@ -49,6 +49,12 @@ impl<'a> SectionWriter<'a> {
         self.sections.push(bytemuck::cast_slice(numbers));
     }
 
+    /// What was put.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn sections(&self) -> &[&'a [u8]] {
+        &self.sections
+    }
+
     /// The head and the seal of what was put. Reads all of it.
     pub(crate) fn head(&self) -> (Vec<u8>, Seal) {
         let mut head = MAGIC.to_vec();

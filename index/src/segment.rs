@@ -53,7 +53,7 @@ impl Segment {
         }
         Self {
             words: Words::build(settings.analyzer, &words_docs(chunks)),
-            vectors: vectors_of(settings, rows),
+            vectors: Vectors::build(settings.dimensions, &rows).expect("embeddings were checked before they came here"),
             columns: columns.finish(chunks.len()),
             payload: payload.finish(),
             seal: OnceLock::new(),
@@ -72,12 +72,10 @@ impl Segment {
         }
         places.sort_unstable();
         let mut payload = PayloadBuilder::default();
-        let mut rows = Vec::with_capacity(places.len() * settings.dimensions);
         let mut new_docs: Vec<Vec<Option<u32>>> = sources.iter().map(|(source, _)| vec![None; source.len()]).collect();
         for ((_, at, doc), new_doc) in places.iter().zip(0_u32..) {
             let (source, _) = sources[*at];
             payload.push(source.payload.row(*doc));
-            rows.extend(source.vectors.row(*doc));
             new_docs[*at][*doc as usize] = Some(new_doc);
         }
         let mut columns = ColumnsBuilder::default();
@@ -86,9 +84,10 @@ impl Segment {
         }
         let words: Vec<_> =
             sources.iter().zip(&new_docs).map(|((source, _), new_docs)| (&source.words, new_docs.as_slice())).collect();
+        let vectors: Vec<&Vectors> = sources.iter().map(|(source, _)| &source.vectors).collect();
         Some(Self {
             words: Words::merge(&words, places.len()),
-            vectors: vectors_of(settings, rows),
+            vectors: Vectors::merge(settings.dimensions, &vectors, places.iter().map(|(_, at, doc)| (*at, *doc))),
             columns: columns.finish(places.len()),
             payload: payload.finish(),
             seal: OnceLock::new(),
@@ -137,7 +136,7 @@ impl Segment {
         let mut out = SectionWriter::default();
         self.payload.save(&mut out);
         self.columns.save(&mut out);
-        out.put(self.vectors.rows());
+        self.vectors.save(&mut out);
         self.words.save(&mut out);
         out
     }
@@ -152,8 +151,7 @@ impl Segment {
         let mut from = SectionReader::open(file, seal)?;
         let payload = Payload::load(&mut from)?;
         let columns = Columns::load(&mut from, payload.len())?;
-        let vectors = Vectors::build(settings.dimensions, from.take()?)
-            .map_err(|_| LoadError::Damaged("vectors are not whole rows of finite numbers"))?;
+        let vectors = Vectors::load(&mut from, settings.dimensions)?;
         let words = Words::load(&mut from)?;
         from.finish()?;
         if vectors.len() != payload.len() || words.len() != payload.len() {
@@ -169,10 +167,6 @@ pub(crate) fn unit(embedding: &[f32]) -> Option<Vec<f32>> {
     let length = embedding.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
     (length > 0.0 && length.is_finite())
         .then(|| embedding.iter().map(|value| (f64::from(*value) / length) as f32).collect())
-}
-
-fn vectors_of(settings: &Settings, rows: Vec<f32>) -> Vectors {
-    Vectors::build(settings.dimensions, rows).expect("embeddings were checked before they came here")
 }
 
 fn words_docs(chunks: &[Chunk]) -> Vec<WordsDoc<'_>> {

@@ -10,6 +10,7 @@
 
 use crate::kernels::BLOCK;
 use crate::kernels::signs::{ENTRY_MAX, SignQuery, SignScales, TABLES_MAX, Table, estimate, place_in_block};
+use crate::sections::{LoadError, SectionReader, SectionWriter};
 
 /// By how many times its usual error an estimate is raised. Errors are spread about normally, so that one row in 700 is above
 /// its bound; and only those that would be among the last of the list are missed for it.
@@ -44,21 +45,22 @@ impl Signs {
         (64..=TABLES_MAX * 4).contains(&dimensions)
     }
 
-    /// Codes of `rows`, `[n * dimensions]`, all finite. About 2 µs a row of 256.
-    pub(crate) fn build(dimensions: usize, rows: &[f32]) -> Self {
-        let len = rows.len() / dimensions;
+    /// Codes of `len` rows, all finite, which `read` writes. About 2 µs a row of 256.
+    pub(crate) fn build(dimensions: usize, len: usize, read: impl Fn(u32, &mut [f32])) -> Self {
         let mut sums = vec![0.0_f64; dimensions];
-        for row in rows.chunks_exact(dimensions) {
-            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
+        let mut rotated = vec![0.0_f32; dimensions];
+        for doc in 0..len {
+            read(doc as u32, &mut rotated);
+            sums.iter_mut().zip(&rotated).for_each(|(sum, value)| *sum += f64::from(*value));
         }
         let mean: Vec<f32> = sums.into_iter().map(|sum| (sum / len.max(1) as f64) as f32).collect();
         let bytes = dimensions.next_multiple_of(PADDING) / 8;
         let mut codes = vec![0_u8; len.next_multiple_of(BLOCK) * bytes];
         let mut scales = SignScales { scales: Vec::with_capacity(len), errors: Vec::with_capacity(len) };
         let rotation = Rotation::new(dimensions);
-        let mut rotated = vec![0.0_f32; dimensions];
-        for (at, row) in rows.chunks_exact(dimensions).enumerate() {
-            rotated.iter_mut().zip(row.iter().zip(&mean)).for_each(|(rotated, (value, mean))| *rotated = value - mean);
+        for at in 0..len {
+            read(at as u32, &mut rotated);
+            rotated.iter_mut().zip(&mean).for_each(|(value, mean)| *value -= mean);
             rotation.apply(&mut rotated);
             let codes = &mut codes[at / BLOCK * BLOCK * bytes..];
             for (byte, values) in rotated.chunks(8).enumerate() {
@@ -76,6 +78,26 @@ impl Signs {
     pub(crate) fn memory_bytes(&self) -> usize {
         let floats = self.scales.scales.capacity() + self.scales.errors.capacity() + self.mean.capacity();
         self.codes.capacity() + floats * size_of::<f32>()
+    }
+
+    pub(crate) fn save<'a>(&'a self, out: &mut SectionWriter<'a>) {
+        out.put(&self.codes);
+        out.put(&self.scales.scales);
+        out.put(&self.scales.errors);
+        out.put(&self.mean);
+    }
+
+    /// Takes back what [`Signs::save`] put of `len` rows.
+    pub(crate) fn load(from: &mut SectionReader<'_>, dimensions: usize, len: usize) -> Result<Self, LoadError> {
+        let codes: Vec<u8> = from.take()?;
+        let scales = SignScales { scales: from.take()?, errors: from.take()? };
+        let mean: Vec<f32> = from.take()?;
+        let bytes = len.next_multiple_of(BLOCK) * dimensions.next_multiple_of(PADDING) / 8;
+        let lengths = [codes.len(), scales.scales.len(), scales.errors.len(), mean.len()];
+        if lengths != [bytes, len, len, dimensions] {
+            return Err(LoadError::Damaged("sign codes of another number of rows"));
+        }
+        Ok(Self { dimensions, codes, scales, mean })
     }
 
     /// Writes to `upper` for each row what its score with `query`, a vector of `length`, will hardly exceed, negative

@@ -8,6 +8,10 @@
 //! looked at in 8 bits. An estimate's bound holds for all but a few rows in a thousand, so there the answer is that of a
 //! scan in f32 but for about one search in a hundred, which misses one of the last of its list.
 //!
+//! A row is kept in 16 bits a component: whole multiples `256·c + d` of a step of its own, a power of two, so that what is
+//! kept is an f32 exactly. `c` are the 8-bit codes, `d` what a score in f32 reads besides. That moves a component of a vector
+//! of unit length by 2^-16 at most, and a score by about a millionth.
+//!
 //! The bound: a row `v` is `s·c + r` (step, codes, residual), a query `q` is `t·d + e`. Then
 //! `q·v = s·t·(d·c) + e·(s·c) + q·r ≤ s·t·(d·c) + |e|·|s·c| + |q|·|r|` (Cauchy–Schwarz), plus what rounding may add.
 
@@ -17,6 +21,7 @@ use thiserror::Error;
 
 use crate::bits::{Best, Bits, Candidate};
 use crate::kernels::{self, BLOCK, CODE_LANES, RowScales, ScanQuery};
+use crate::sections::{LoadError, SectionReader, SectionWriter};
 use crate::signs::{SignScratch, Signs};
 
 /// Rows of a segment from which on sign codes are worth their place: a scan of fewer 8-bit codes takes no longer than what
@@ -33,10 +38,10 @@ const SIGNS_KEPT_MIN: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Vectors {
     dimensions: usize,
-    /// `[len * dimensions]`
-    rows: Vec<f32>,
     /// `[len * stride]`, each row padded with zeros.
     codes: Vec<i8>,
+    /// `[len * stride]`, likewise.
+    fine: Vec<i8>,
     scales: RowScales,
     stride: usize,
     /// `None` for few rows.
@@ -55,30 +60,60 @@ pub(crate) enum VectorsError {
 }
 
 impl Vectors {
-    /// Takes `rows`, `[n * dimensions]`, usually of unit length. They are all that a snapshot need keep: codes are
-    /// computed from them, about 1 µs a row of 256.
+    /// Takes `rows`, `[n * dimensions]`, usually of unit length: no component below 2^-100 counts.
     ///
     /// # Errors
     /// Where `rows` is no whole number of rows, or a number is not finite.
-    pub(crate) fn build(dimensions: usize, rows: Vec<f32>) -> Result<Self, VectorsError> {
+    pub(crate) fn build(dimensions: usize, rows: &[f32]) -> Result<Self, VectorsError> {
         if dimensions == 0 || !rows.len().is_multiple_of(dimensions) {
             return Err(VectorsError::Shape { numbers: rows.len(), dimensions });
         }
         let stride = dimensions.next_multiple_of(CODE_LANES);
         let len = rows.len() / dimensions;
-        let mut codes = vec![0_i8; len * stride];
-        let mut scales = RowScales::with_capacity(len);
-        let mut length_max = 0.0_f32;
-        for ((at, row), codes) in rows.chunks_exact(dimensions).enumerate().zip(codes.chunks_exact_mut(stride)) {
+        let (mut codes, mut fine) = (vec![0_i8; len * stride], vec![0_i8; len * stride]);
+        let mut steps = Vec::with_capacity(len);
+        let planes = codes.chunks_exact_mut(stride).zip(fine.chunks_exact_mut(stride));
+        for ((at, row), (codes, fine)) in rows.chunks_exact(dimensions).enumerate().zip(planes) {
             if !row.iter().all(|value| value.is_finite()) {
                 return Err(VectorsError::NotFinite { row: at });
             }
-            let Quantised { step, residual, length } = quantise(row, codes);
-            scales.push(step, residual, codes);
-            length_max = length_max.max(length + residual);
+            steps.push(quantise(row, codes, fine));
         }
-        let signs = (len >= SIGNS_ROWS_MIN && Signs::suit(dimensions)).then(|| Signs::build(dimensions, &rows));
-        Ok(Self { dimensions, rows, codes, scales, stride, signs, length_max })
+        Ok(Self::with_signs(dimensions, codes, fine, &steps))
+    }
+
+    /// The rows that `picked` names, by source and document, in its order: as they are, bit by bit.
+    pub(crate) fn merge(dimensions: usize, sources: &[&Self], picked: impl Iterator<Item = (usize, u32)>) -> Self {
+        let (mut codes, mut fine, mut steps) = (Vec::new(), Vec::new(), Vec::new());
+        for (source, doc) in picked {
+            let source = sources[source];
+            codes.extend_from_slice(source.plane(&source.codes, doc));
+            fine.extend_from_slice(source.plane(&source.fine, doc));
+            steps.push(source.fine_step(doc));
+        }
+        Self::with_signs(dimensions, codes, fine, &steps)
+    }
+
+    fn with_signs(dimensions: usize, codes: Vec<i8>, fine: Vec<i8>, steps: &[f32]) -> Self {
+        let mut vectors = Self::new(dimensions, codes, fine, steps);
+        let len = vectors.len();
+        vectors.signs = (len >= SIGNS_ROWS_MIN && Signs::suit(dimensions))
+            .then(|| Signs::build(dimensions, len, |doc, row| vectors.read_row(doc, row)));
+        vectors
+    }
+
+    /// `steps`: of the fine parts, one for each row.
+    fn new(dimensions: usize, codes: Vec<i8>, fine: Vec<i8>, steps: &[f32]) -> Self {
+        let stride = dimensions.next_multiple_of(CODE_LANES);
+        let mut scales = RowScales::with_capacity(steps.len());
+        let mut length_max = 0.0_f32;
+        for ((codes, fine), &step) in codes.chunks_exact(stride).zip(fine.chunks_exact(stride)).zip(steps) {
+            let (residual, length) = kernels::squares(codes, fine);
+            let at_least = |squares: f64| at_least(squares.sqrt() * f64::from(step));
+            scales.push(FINE_STEPS * step, at_least(residual), codes);
+            length_max = length_max.max(at_least(length) + at_least(residual));
+        }
+        Self { dimensions, codes, fine, scales, stride, signs: None, length_max }
     }
 
     /// How many rows there are.
@@ -86,45 +121,88 @@ impl Vectors {
         self.scales.steps.len()
     }
 
-    /// The row of a document of this segment.
-    pub(crate) fn row(&self, doc: u32) -> &[f32] {
-        &self.rows[doc as usize * self.dimensions..][..self.dimensions]
+    /// The product of a row with `query`.
+    pub(crate) fn score(&self, doc: u32, query: &[f32]) -> f32 {
+        let (codes, fine) = (self.plane(&self.codes, doc), self.plane(&self.fine, doc));
+        kernels::dot_fine(&codes[..self.dimensions], &fine[..self.dimensions], query) * self.fine_step(doc)
     }
 
-    /// All rows, one after the other: what a snapshot keeps and [`Vectors::build`] takes.
-    pub(crate) fn rows(&self) -> &[f32] {
-        &self.rows
+    /// Writes to `row`, `[dimensions]`, the row of a document of this segment.
+    pub(crate) fn read_row(&self, doc: u32, row: &mut [f32]) {
+        let step = self.fine_step(doc);
+        let components = self.plane(&self.codes, doc).iter().zip(self.plane(&self.fine, doc));
+        for (value, (&code, &fine)) in row.iter_mut().zip(components) {
+            *value = (f32::from(code) * FINE_STEPS + f32::from(fine)) * step;
+        }
+    }
+
+    fn plane<'a>(&self, plane: &'a [i8], doc: u32) -> &'a [i8] {
+        &plane[doc as usize * self.stride..][..self.stride]
+    }
+
+    fn fine_step(&self, doc: u32) -> f32 {
+        self.scales.steps[doc as usize] / FINE_STEPS
     }
 
     /// Bytes on the heap.
     pub(crate) fn memory_bytes(&self) -> usize {
         let signs = self.signs.as_ref().map_or(0, Signs::memory_bytes);
-        self.rows.capacity() * size_of::<f32>() + self.codes.capacity() + self.scales.memory_bytes() + signs
+        self.codes.capacity() + self.fine.capacity() + self.scales.memory_bytes() + signs
     }
-}
 
-/// What a row's codes mean, and at least how long it and what they leave out are.
-struct Quantised {
-    step: f32,
-    residual: f32,
-    length: f32,
-}
-
-/// Writes the codes of a row.
-fn quantise(row: &[f32], codes: &mut [i8]) -> Quantised {
-    let largest = row.iter().fold(0.0_f32, |max, value| max.max(value.abs()));
-    // A row too small for a step of its own is all residual.
-    let step = if largest > 1e-30 { largest / 127.0 } else { 0.0 };
-    let (mut residual, mut length) = (0.0_f64, 0.0_f64);
-    for (code, &value) in codes.iter_mut().zip(row) {
-        if step > 0.0 {
-            *code = (value / step).round().clamp(-127.0, 127.0) as i8;
+    pub(crate) fn save<'a>(&'a self, out: &mut SectionWriter<'a>) {
+        out.put(&self.codes);
+        out.put(&self.fine);
+        out.put(&self.scales.steps);
+        if let Some(signs) = &self.signs {
+            signs.save(out);
         }
-        let left = f64::from(value) - f64::from(step) * f64::from(*code);
-        residual += left * left;
-        length += f64::from(value) * f64::from(value);
     }
-    Quantised { step, residual: at_least(residual.sqrt()), length: at_least(length.sqrt()) }
+
+    /// Takes back what [`Vectors::save`] put, about 50 ns a row of 256.
+    pub(crate) fn load(from: &mut SectionReader<'_>, dimensions: usize) -> Result<Self, LoadError> {
+        let (codes, fine, mut steps): (Vec<i8>, Vec<i8>, Vec<f32>) = (from.take()?, from.take()?, from.take()?);
+        let numbers = steps.len().checked_mul(dimensions.next_multiple_of(CODE_LANES));
+        if numbers != Some(codes.len()) || numbers != Some(fine.len()) {
+            return Err(LoadError::Damaged("vectors are not whole rows"));
+        }
+        if !steps.iter().all(|step| step.is_finite() && *step >= 0.0) {
+            return Err(LoadError::Damaged("steps of vectors are no lengths"));
+        }
+        steps.iter_mut().for_each(|step| *step /= FINE_STEPS);
+        let mut vectors = Self::new(dimensions, codes, fine, &steps);
+        if vectors.len() >= SIGNS_ROWS_MIN && Signs::suit(dimensions) {
+            vectors.signs = Some(Signs::load(from, dimensions, vectors.len())?);
+        }
+        Ok(vectors)
+    }
+}
+
+/// Steps of a row's fine parts in a step of its codes.
+const FINE_STEPS: f32 = 256.0;
+/// Largest multiple of the fine step: 127 codes, and the largest fine part.
+const FINE_MAX: f32 = 127.0 * FINE_STEPS + 127.0;
+
+/// Writes the codes of a row and what they leave out, and returns the step of the latter: the smallest power of two that is
+/// large enough.
+fn quantise(row: &[f32], codes: &mut [i8], fine: &mut [i8]) -> f32 {
+    let largest = row.iter().fold(0.0_f32, |max, value| max.max(value.abs()));
+    // Rows too small for a step are zero.
+    if largest < 1e-30 {
+        return 0.0;
+    }
+    let power = |value: f32| f32::from_bits(value.to_bits() & 0x7f80_0000);
+    let mut step = power(largest / FINE_MAX);
+    if largest / step > FINE_MAX {
+        step *= 2.0;
+    }
+    for ((code, fine), &value) in codes.iter_mut().zip(fine).zip(row) {
+        let multiple = (value / step).round() as i32;
+        let high = (multiple + 128) >> 8;
+        *code = high as i8;
+        *fine = (multiple - (high << 8)) as i8;
+    }
+    step
 }
 
 /// `value`, which f64 arithmetic may have left a little short, as an f32 that is not below it.
@@ -250,7 +328,7 @@ fn search_with(
     let score = |place: u32| {
         let (segment, doc) = locate(place);
         let VectorsView { vectors, ids, .. } = segments[segment];
-        Candidate::new(segment as u32, doc, kernels::dot(query, vectors.row(doc)), ids)
+        Candidate::new(segment as u32, doc, vectors.score(doc, query), ids)
     };
 
     // The best of the rows of the highest bounds make a first threshold …
@@ -406,7 +484,9 @@ mod tests {
         for (at, segment) in segments.iter().enumerate() {
             for doc in 0..segment.vectors.len() as u32 {
                 if segment.live.is_none_or(|live| live.get(doc)) {
-                    let score = kernels::dot(query, segment.vectors.row(doc));
+                    let mut row = vec![0.0; query.len()];
+                    segment.vectors.read_row(doc, &mut row);
+                    let score = kernels::dot(query, &row);
                     all.push(Candidate::new(at as u32, doc, score, segment.ids));
                 }
             }
@@ -428,7 +508,7 @@ mod tests {
     }
 
     fn check_rows(dimensions: usize, rows: Vec<Vec<f32>>, queries: &[Vec<f32>], rng: &mut StdRng) {
-        let build = |rows: &[Vec<f32>]| Vectors::build(dimensions, rows.concat()).unwrap();
+        let build = |rows: &[Vec<f32>]| Vectors::build(dimensions, &rows.concat()).unwrap();
         let (left, right) = rows.split_at(rows.len() / 3);
         let (whole, left, right) = (build(&rows), build(left), build(right));
         let mut most = Bits::ones(rows.len());
@@ -462,7 +542,7 @@ mod tests {
         let (mut all, mut hit) = (0, 0);
         for (dimensions, groups) in [(64, 40), (100, 4_000), (256, 40), (384, 4_000)] {
             let (rows, queries) = large(rng, dimensions, groups);
-            let vectors = Vectors::build(dimensions, rows.concat()).unwrap();
+            let vectors = Vectors::build(dimensions, &rows.concat()).unwrap();
             let ids: Vec<[u8; 16]> = (0..rows.len() as u128).rev().map(u128::to_be_bytes).collect();
             let mut most = Bits::ones(rows.len());
             (0..rows.len() as u32).for_each(|at| _ = most.set(at, rng.random_bool(0.7)));
@@ -476,7 +556,7 @@ mod tests {
                     assert_eq!(found.len(), k);
                     assert!(found.is_sorted());
                     for candidate in &found {
-                        let score = kernels::dot(query, vectors.row(candidate.doc));
+                        let score = vectors.score(candidate.doc, query);
                         assert_eq!(candidate.score.to_bits(), score.to_bits());
                         assert!(live.is_none_or(|live| live.get(candidate.doc)));
                     }
@@ -498,7 +578,7 @@ mod tests {
         rows[10] = vec![0.0; 128];
         rows[11] = unit(vec![1.0; 128]);
         rows[12] = unit((0..128).map(|at| if at == 0 { 1.0 } else { 0.0 }).collect());
-        let vectors = Vectors::build(128, rows.concat()).unwrap();
+        let vectors = Vectors::build(128, &rows.concat()).unwrap();
         let ids: Vec<[u8; 16]> = (0..rows.len() as u128).map(u128::to_be_bytes).collect();
         let across = random(rng, 128);
         let segments = [VectorsView { vectors: &vectors, live: None, ids: &ids }];
@@ -516,10 +596,66 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_of_a_row_is_near_it_and_stays() {
+        let rng = &mut StdRng::seed_from_u64(9);
+        for dimensions in [1, 48, 256] {
+            let rows: Vec<f32> = (0..300).flat_map(|_| random(rng, dimensions)).collect();
+            let vectors = Vectors::build(dimensions, &rows).unwrap();
+            let kept = |vectors: &Vectors| {
+                let mut row = vec![0.0; dimensions];
+                let read = |doc| {
+                    vectors.read_row(doc, &mut row);
+                    row.clone()
+                };
+                (0..vectors.len() as u32).flat_map(read).collect::<Vec<f32>>()
+            };
+            assert!(kept(&vectors).iter().zip(&rows).all(|(kept, value)| (kept - value).abs() <= f32::exp2(-16.0)));
+            let again = Vectors::build(dimensions, &kept(&vectors)).unwrap();
+            assert_eq!(kept(&again), kept(&vectors));
+            let merged = Vectors::merge(dimensions, &[&again, &vectors], (0..300).map(|doc| (doc % 2, doc as u32)));
+            assert_eq!(kept(&merged), kept(&vectors));
+        }
+    }
+
+    #[test]
+    fn a_segment_with_sign_codes_is_saved_whole() {
+        let rng = &mut StdRng::seed_from_u64(10);
+        let (rows, queries) = large(rng, 64, 40);
+        let vectors = Vectors::build(64, &rows.concat()).unwrap();
+        let load = |sections: &[&[u8]], dimensions| {
+            let mut out = SectionWriter::default();
+            sections.iter().for_each(|section| out.put(section));
+            let (head, seal) = out.head();
+            let mut file = Vec::new();
+            out.write_to(&head, &mut file).unwrap();
+            Vectors::load(&mut SectionReader::open(&mut file.as_slice(), seal).unwrap(), dimensions)
+        };
+        let mut out = SectionWriter::default();
+        vectors.save(&mut out);
+        let sections: Vec<&[u8]> = out.sections().to_vec();
+        let loaded = load(&sections, 64).unwrap();
+        let ids: Vec<[u8; 16]> = (0..rows.len() as u128).map(u128::to_be_bytes).collect();
+        for query in &queries {
+            let found = |vectors| {
+                let segments = [VectorsView { vectors, live: None, ids: &ids }];
+                search(&segments, query, 20, &mut Visited::default())
+            };
+            assert_eq!(found(&loaded), found(&vectors));
+        }
+        assert!(load(&sections, 128).is_err());
+        for cut in 0..sections.len() {
+            assert!(load(&sections[..cut], 64).is_err(), "without section {cut}");
+            let mut shorter = sections.clone();
+            shorter[cut] = &shorter[cut][..shorter[cut].len() - 4];
+            assert!(load(&shorter, 64).is_err(), "section {cut} shorter");
+        }
+    }
+
+    #[test]
     fn few_of_many_rows_are_looked_at_one_by_one() {
         let rng = &mut StdRng::seed_from_u64(8);
         let (rows, queries) = large(rng, 64, 40);
-        let vectors = Vectors::build(64, rows.concat()).unwrap();
+        let vectors = Vectors::build(64, &rows.concat()).unwrap();
         let ids: Vec<[u8; 16]> = (0..rows.len() as u128).map(u128::to_be_bytes).collect();
         let mut few = Bits::zeros(rows.len());
         (0..rows.len() as u32).step_by(20).for_each(|at| _ = few.set(at, true));
@@ -600,11 +736,11 @@ mod tests {
 
     #[test]
     fn refuses_what_are_no_rows() {
-        let refused = |dimensions, rows| Vectors::build(dimensions, rows).unwrap_err();
+        let refused = |dimensions, rows: Vec<f32>| Vectors::build(dimensions, &rows).unwrap_err();
         assert_eq!(refused(3, vec![0.0; 4]), VectorsError::Shape { numbers: 4, dimensions: 3 });
         assert_eq!(refused(0, vec![]), VectorsError::Shape { numbers: 0, dimensions: 0 });
         assert_eq!(refused(2, vec![0.0, 1.0, f32::NAN, 1.0]), VectorsError::NotFinite { row: 1 });
-        let none = Vectors::build(3, vec![]).unwrap();
+        let none = Vectors::build(3, &[]).unwrap();
         assert!(
             search(&[VectorsView { vectors: &none, live: None, ids: &[] }], &[1.0; 3], 5, &mut Visited::default())
                 .is_empty()

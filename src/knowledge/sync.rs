@@ -386,7 +386,7 @@ fn estimate(built: Option<&Built>, head: &Head) -> usize {
     }
     let (held_chunks, held_bytes) = built.map_or((0, 0), |built| (built.index.len(), built.index.memory_bytes()));
     let new_chunks = head.chunk_count.saturating_sub(held_chunks);
-    new_chunks.saturating_mul(CHUNK_BYTES_ESTIMATE + 5 * head.dimensions).saturating_add(held_bytes)
+    new_chunks.saturating_mul(CHUNK_BYTES_ESTIMATE + 3 * head.dimensions).saturating_add(held_bytes)
 }
 
 fn settings(head: &Head) -> Settings {

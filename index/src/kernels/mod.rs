@@ -230,7 +230,13 @@ fn dot_any(left: &[f32], right: &[f32]) -> f32 {
     for (sum, (left, right)) in sums.iter_mut().zip(rest) {
         *sum += left * right;
     }
-    let mut width = LANES / 2;
+    tree(sums)
+}
+
+/// The sum of the lanes, in an order that no target changes.
+#[inline(always)]
+fn tree(mut sums: [f32; 16]) -> f32 {
+    let mut width = sums.len() / 2;
     while width > 0 {
         for lane in 0..width {
             sums[lane] += sums[lane + width];
@@ -238,6 +244,61 @@ fn dot_any(left: &[f32], right: &[f32]) -> f32 {
         width /= 2;
     }
     sums[0]
+}
+
+/// Dot product of a row kept as codes and fine parts, in steps of the latter, with a query of its length: the bits that
+/// [`dot`] gives for the row in f32.
+#[multiversion(targets(
+    "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2",
+    "x86_64+avx2",
+    "x86_64+sse4.2",
+    "aarch64+neon"
+))]
+pub(crate) fn dot_fine(codes: &[i8], fine: &[i8], query: &[f32]) -> f32 {
+    dot_fine_any(codes, fine, query)
+}
+
+#[inline(always)]
+fn dot_fine_any(codes: &[i8], fine: &[i8], query: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let value = |code: i8, fine: i8| (i32::from(code) * 256 + i32::from(fine)) as f32;
+    let mut sums = [0.0_f32; LANES];
+    let (codes, code_rest) = codes.as_chunks::<LANES>();
+    let (fine, fine_rest) = fine.as_chunks::<LANES>();
+    let (query, query_rest) = query.as_chunks::<LANES>();
+    for ((codes, fine), query) in codes.iter().zip(fine).zip(query) {
+        for lane in 0..LANES {
+            sums[lane] += query[lane] * value(codes[lane], fine[lane]);
+        }
+    }
+    for (sum, ((&code, &fine), &query)) in sums.iter_mut().zip(code_rest.iter().zip(fine_rest).zip(query_rest)) {
+        *sum += query * value(code, fine);
+    }
+    tree(sums)
+}
+
+/// Squared lengths, in fine steps: of the fine parts of a row, and of the whole row. Exact.
+#[multiversion(targets(
+    "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2",
+    "x86_64+avx2",
+    "x86_64+sse4.2",
+    "aarch64+neon"
+))]
+pub(crate) fn squares(codes: &[i8], fine: &[i8]) -> (f64, f64) {
+    let (mut residual, mut length) = (0_u64, 0_u64);
+    for (codes, fine) in codes.chunks(64).zip(fine.chunks(64)) {
+        let (mut of_fine, mut crossed, mut of_codes) = (0_i32, 0_i32, 0_i32);
+        for (&code, &fine) in codes.iter().zip(fine) {
+            let (code, fine) = (i32::from(code), i32::from(fine));
+            of_fine += fine * fine;
+            crossed += code * fine;
+            of_codes += code * code;
+        }
+        residual += u64::from(of_fine.unsigned_abs());
+        // Not below zero as a whole, though its middle part may be.
+        length += (i64::from(of_codes) * 65_536 + i64::from(crossed) * 512 + i64::from(of_fine)).unsigned_abs();
+    }
+    (residual as f64, length as f64)
 }
 
 /// Makes of each document's length, in `parts`, the part of a term's `weight` that it has: `weight · tf / (tf + base

@@ -33,8 +33,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// So many histories, unless `PROPTEST_CASES` says how many.
+fn config() -> ProptestConfig {
+    let cases = option_env!("PROPTEST_CASES").and_then(|cases| cases.parse().ok()).unwrap_or(96);
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn answers_are_those_of_the_plain_implementation(steps in vec(step(), 1..40), last in vec(draw::question(), 3)) {
