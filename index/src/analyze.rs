@@ -101,14 +101,14 @@ impl Analyzer {
             let start = at;
             match kind {
                 Kind::Other(bytes) => at += bytes,
-                Kind::Unspaced(_) => at = pairs(text, at, &mut |term| found(Word { start, form: term, term })),
+                Kind::Unspaced(_) => at = pairs(text, at, &mut |start, term| found(Word { start, form: term, term })),
                 Kind::Word(_) => {
                     at = span.read(text, at);
                     span.emit(&mut |form, part| match form {
                         _ if part.len() > TERM_BYTES_MAX => {}
                         Form::Name => found(Word { start, form: part, term: part }),
-                        Form::Word => self.each_word(part, &mut |part| {
-                            found(Word { start, form: part, term: self.stemmed(part, &mut stem) });
+                        Form::Word => self.each_word(part, &mut |offset, part| {
+                            found(Word { start: start + offset, form: part, term: self.stemmed(part, &mut stem) });
                         }),
                     });
                 }
@@ -117,20 +117,31 @@ impl Analyzer {
     }
 
     /// Calls `found` with the words that `part` is to the language: two, where an article or an ending stands before or
-    /// behind an apostrophe (`l'index`, `dell'indice`, `Ankara'da`).
-    fn each_word(self, part: &str, found: &mut impl FnMut(&str)) {
+    /// behind an apostrophe (`l'index`, `dell'indice`, `Ankara'da`). With each comes where it is in `part`.
+    fn each_word(self, part: &str, found: &mut impl FnMut(usize, &str)) {
         match self {
             Self::French | Self::Italian | Self::Turkish => {
-                part.split('\'').filter(|part| !part.is_empty()).for_each(found);
+                let mut at = 0;
+                for word in part.split('\'') {
+                    if !word.is_empty() {
+                        found(at, word);
+                    }
+                    at += word.len() + 1;
+                }
             }
-            _ => found(part),
+            _ => found(0, part),
         }
     }
 
     /// The stem of a lower-case word, in `stem`; the word itself where it is not of the language's letters.
     fn stemmed<'a>(self, word: &'a str, stem: &'a mut String) -> &'a str {
         let Some((algorithm, is_letter)) = self.language() else { return word };
-        if word.len() < 3 || !word.chars().all(is_letter) {
+        let is_readable = match self {
+            // Most text is; without a call for each letter.
+            Self::English => word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'\''),
+            _ => word.chars().all(is_letter),
+        };
+        if word.len() < 3 || !is_readable {
             return word;
         }
         stem.clear();
@@ -141,9 +152,7 @@ impl Analyzer {
     /// Its stemmer, and what of it knows how to read: a word with another character has no stem.
     fn language(self) -> Option<(Algorithm, fn(char) -> bool)> {
         let ascii: fn(char) -> bool = |letter| matches!(letter, 'a'..='z' | '\'');
-        let latin: fn(char) -> bool = |letter| {
-            matches!(letter, 'a'..='z' | '\'' | '\u{df}'..='\u{ff}' | '\u{100}'..='\u{17f}' | '\u{219}' | '\u{21b}' | DOT_ABOVE)
-        };
+        let latin: fn(char) -> bool = |letter| matches!(letter, 'a'..='z' | '\'' | '\u{df}'..='\u{ff}' | '\u{100}'..='\u{17f}' | '\u{219}' | '\u{21b}' | DOT_ABOVE);
         Some(match self {
             Self::Simple => return None,
             Self::English => (Algorithm::English, ascii),
@@ -189,7 +198,7 @@ const DOT_ABOVE: char = '\u{307}';
 /// A term and where it comes from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Word<'a> {
-    /// Where the word, the identifier or the run without spaces begins that it is of, in bytes.
+    /// Where the word or identifier begins that it is of; it tells words apart.
     pub(crate) start: usize,
     /// The term before stemming.
     pub(crate) form: &'a str,
@@ -238,18 +247,18 @@ fn kind_at(text: &str, at: usize) -> Option<Kind> {
 }
 
 /// Gives the overlapping pairs of a run of characters without spaces, or the one that stands alone; returns its end.
-fn pairs(text: &str, start: usize, found: &mut impl FnMut(&str)) -> usize {
+fn pairs(text: &str, start: usize, found: &mut impl FnMut(usize, &str)) -> usize {
     let (mut before, mut at, mut pairs) = (start, start, 0);
     while let Some(Kind::Unspaced(bytes)) = kind_at(text, at) {
         if at > start {
-            found(&text[before..at + bytes]);
+            found(before, &text[before..at + bytes]);
             pairs += 1;
         }
         before = at;
         at += bytes;
     }
     if pairs == 0 {
-        found(&text[start..at]);
+        found(start, &text[start..at]);
     }
     at
 }
