@@ -2,79 +2,39 @@
 //!
 //! `cargo bench --bench search`, or with a part of a name behind it.
 
-use std::{hint::black_box, path::Path};
+mod corpus;
+
+use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use serde_json::Map;
-use tertulia::knowledge::{
-    chunking::{self, Limits},
-    extract::{self, MediaType},
-};
-use tertulia_index::{Analyzer, Batch, Chunk, Encoder, Fusion, Index, Mode, Query, Settings};
-use uuid::Uuid;
-
-const QUESTIONS: &str = include_str!("../loadtest/questions/postgresql.txt");
-const LIMITS: Limits = Limits { tokens_max: 256, overlap_tokens: 32 };
-
-/// Every page below `demo/`, in the order of its path.
-fn pages() -> Vec<Vec<u8>> {
-    let mut paths: Vec<_> = ignore::WalkBuilder::new("demo")
-        .standard_filters(false)
-        .follow_links(true)
-        .build()
-        .flatten()
-        .map(ignore::DirEntry::into_path)
-        .filter(|path| path.extension().is_some_and(|extension| extension == "html"))
-        .collect();
-    paths.sort();
-    let pages: Vec<_> = paths.iter().filter_map(|path| std::fs::read(path).ok()).collect();
-    assert!(!pages.is_empty(), "no pages in demo/: run `make bench`");
-    pages
-}
-
-fn passages(encoder: &Encoder, page: &[u8], html: &MediaType) -> (String, Vec<chunking::Passage>) {
-    let extracted = extract::extract(page, html).unwrap_or_default();
-    let passages = chunking::split(&extracted, &LIMITS, &|text| encoder.count_tokens(text));
-    (extracted.title.unwrap_or_default(), passages)
-}
-
-fn chunks(encoder: &Encoder, html: &MediaType) -> Vec<Chunk> {
-    let mut chunks = Vec::new();
-    for (number, page) in pages().iter().enumerate() {
-        let (title, passages) = passages(encoder, page, html);
-        let texts: Vec<_> =
-            passages.iter().map(|passage| format!("{}\n{}", passage.heading, passage.content)).collect();
-        let document_id = Uuid::from_u128(number as u128);
-        for (passage, embedding) in passages.into_iter().zip(encoder.encode_documents(&texts)) {
-            chunks.push(Chunk {
-                id: Uuid::from_u128((number as u128) << 64 | u128::from(passage.ordinal)),
-                document_id,
-                external_id: number.to_string(),
-                title: title.clone(),
-                source_url: None,
-                heading: passage.heading,
-                ordinal: passage.ordinal,
-                content: passage.content,
-                embedding,
-                metadata: Map::new(),
-            });
-        }
-    }
-    chunks
-}
+use tertulia::knowledge::extract::{self, MediaType};
+use tertulia_index::{Analyzer, Batch, Fusion, Index, Mode, Query, Settings};
 
 fn search(criterion: &mut Criterion) {
-    let encoder = Encoder::load(Path::new("weights")).expect("weights (scripts/setup.sh)");
+    let encoder = corpus::encoder();
     let html = MediaType::parse("text/html").expect("a known media type");
     let index = Index::new(Settings {
         dimensions: encoder.dimensions(),
         encoder: encoder.fingerprint().to_owned(),
         analyzer: Analyzer::English,
     });
-    let batch = Batch { version: 1, upserts: chunks(&encoder, &html), deletions: Vec::new() };
+    let batch = Batch { version: 1, upserts: corpus::chunks(&encoder, &html), deletions: Vec::new() };
     index.apply(batch).expect("a sound batch");
     while index.maintain() {}
-    let questions: Vec<&str> = QUESTIONS.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    let questions = corpus::questions();
+    corpus::percentiles(&format!("keyword search of {} chunks, top 10", index.len()), &questions, |text| {
+        let query = Query {
+            text,
+            embedding: None,
+            prefix: false,
+            top_k: 10,
+            mode: Mode::Keyword,
+            filter: None,
+            fusion: Fusion::default(),
+            explain: false,
+        };
+        black_box(index.search(&query).expect("an answer"));
+    });
 
     let mut group = criterion.benchmark_group(format!("search of {} chunks", index.len()));
     let mut next = (0..questions.len()).cycle();
@@ -88,6 +48,7 @@ fn search(criterion: &mut Criterion) {
                 let query = Query {
                     text,
                     embedding: embedding.as_deref(),
+                    prefix: false,
                     top_k: 5,
                     mode,
                     filter: None,
@@ -102,12 +63,12 @@ fn search(criterion: &mut Criterion) {
 }
 
 fn ingest(criterion: &mut Criterion) {
-    let encoder = Encoder::load(Path::new("weights")).expect("weights (scripts/setup.sh)");
+    let encoder = corpus::encoder();
     let html = MediaType::parse("text/html").expect("a known media type");
-    let pages: Vec<_> = pages().into_iter().take(100).collect();
+    let pages: Vec<_> = corpus::pages().into_iter().take(100).collect();
     let texts: Vec<Vec<String>> = pages
         .iter()
-        .map(|page| passages(&encoder, page, &html).1.into_iter().map(|passage| passage.content).collect())
+        .map(|page| corpus::passages(&encoder, page, &html).1.into_iter().map(|passage| passage.content).collect())
         .collect();
     let count: usize = texts.iter().map(Vec::len).sum();
     let mut group = criterion.benchmark_group("ingest of 100 pages, a chunk");
@@ -118,7 +79,7 @@ fn ingest(criterion: &mut Criterion) {
         });
     });
     group.bench_function("extract and split", |bencher| {
-        bencher.iter(|| pages.iter().for_each(|page| drop(black_box(passages(&encoder, page, &html)))));
+        bencher.iter(|| pages.iter().for_each(|page| drop(black_box(corpus::passages(&encoder, page, &html)))));
     });
     group.bench_function("encode", |bencher| {
         bencher.iter(|| texts.iter().for_each(|texts| drop(black_box(encoder.encode_documents(texts)))));

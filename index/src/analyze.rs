@@ -1,8 +1,9 @@
 //! From text to terms: the same code for documents and for questions, so that one finds the other.
 //!
-//! Words are lower-cased and, in English, stemmed (Snowball, "Porter2"). Identifiers are kept whole and also taken
-//! apart: `pg_catalog.pg_stat_activity` gives itself, `pg_catalog`, `pg_stat_activity` and their words. Scripts that
-//! put no spaces between words (Chinese, Japanese, Thai, …) give overlapping pairs of characters.
+//! Words are lower-cased and, where the analyzer is of a language, stemmed (Snowball; "Porter2" for English).
+//! Identifiers are kept whole and also taken apart: `pg_catalog.pg_stat_activity` gives itself, `pg_catalog`,
+//! `pg_stat_activity` and their words. Scripts that put no spaces between words (Chinese, Japanese, Thai, …) give
+//! overlapping pairs of characters.
 //!
 //! No word is left out for being common: the weight of a term that is nearly everywhere is nearly nothing.
 
@@ -14,47 +15,194 @@ use serde::{Deserialize, Serialize};
 
 /// Grows with every change of what terms a text gives, or of how much its fields weigh: a snapshot keeps both, and what
 /// another version made does not answer this one's questions.
-pub(crate) const ANALYZER_VERSION: u32 = 2;
+pub(crate) const ANALYZER_VERSION: u32 = 3;
 
 /// Longer terms are no words that somebody asks for (hashes, encoded data) and are left out.
 const TERM_BYTES_MAX: usize = 100;
 
-/// Stems that a thread remembers at most, about 3 MB; when full, it starts anew.
+/// Stems that a thread remembers at most, of all languages, about 3 MB; when full, it starts anew.
 const STEMS_MAX: usize = 32_768;
 
-/// How text becomes terms.
+/// How text becomes terms: by the stems of a language, or as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "names of languages")]
 pub enum Analyzer {
-    /// English words become their stems.
     #[default]
     English,
-    /// Words stay as they are but for case: for other languages, and for what is no language.
+    /// Words stay as they are but for case: for other languages, for several at once, and for what is no language.
     Simple,
+    Arabic,
+    Danish,
+    Dutch,
+    Finnish,
+    French,
+    German,
+    Greek,
+    Hungarian,
+    Italian,
+    Norwegian,
+    Portuguese,
+    Romanian,
+    Russian,
+    Spanish,
+    Swedish,
+    Tamil,
+    Turkish,
 }
 
 impl Analyzer {
+    /// All of them, in the order of their declaration, and their names, which are also those of PostgreSQL's text search
+    /// configurations.
+    pub const ALL: [(Self, &'static str); 19] = [
+        (Self::English, "english"),
+        (Self::Simple, "simple"),
+        (Self::Arabic, "arabic"),
+        (Self::Danish, "danish"),
+        (Self::Dutch, "dutch"),
+        (Self::Finnish, "finnish"),
+        (Self::French, "french"),
+        (Self::German, "german"),
+        (Self::Greek, "greek"),
+        (Self::Hungarian, "hungarian"),
+        (Self::Italian, "italian"),
+        (Self::Norwegian, "norwegian"),
+        (Self::Portuguese, "portuguese"),
+        (Self::Romanian, "romanian"),
+        (Self::Russian, "russian"),
+        (Self::Spanish, "spanish"),
+        (Self::Swedish, "swedish"),
+        (Self::Tamil, "tamil"),
+        (Self::Turkish, "turkish"),
+    ];
+
+    /// Its name: the language in English and lower case, or `simple`.
+    pub fn name(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+
+    /// The analyzer of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, known)| *known == name).map(|(analyzer, _)| *analyzer)
+    }
+
     /// Calls `found` with each term of `text`, in order, as often as it occurs. Every term is lower-case, at most 100
     /// bytes long and not empty. Takes about 50 ns a word.
     pub fn terms(self, text: &str, found: &mut impl FnMut(&str)) {
+        self.words(text, &mut |word| found(word.term));
+    }
+
+    /// Calls `found` with each term of `text` as [`Analyzer::terms`] does, and with what it comes from.
+    pub(crate) fn words(self, text: &str, found: &mut impl FnMut(Word<'_>)) {
         let mut span = Span::default();
         let mut stem = String::new();
         let mut at = 0;
         while let Some(kind) = kind_at(text, at) {
+            let start = at;
             match kind {
                 Kind::Other(bytes) => at += bytes,
-                Kind::Unspaced(_) => at = pairs(text, at, found),
+                Kind::Unspaced(_) => at = pairs(text, at, &mut |start, term| found(Word { start, form: term, term })),
                 Kind::Word(_) => {
                     at = span.read(text, at);
-                    span.emit(&mut |form, term| match (form, self) {
-                        _ if term.len() > TERM_BYTES_MAX => {}
-                        (Form::Word, Self::English) => found(stemmed(term, &mut stem)),
-                        _ => found(term),
+                    span.emit(&mut |form, part| match form {
+                        _ if part.len() > TERM_BYTES_MAX => {}
+                        Form::Name => found(Word { start, form: part, term: part }),
+                        Form::Word => self.each_word(part, &mut |offset, part| {
+                            found(Word { start: start + offset, form: part, term: self.stemmed(part, &mut stem) });
+                        }),
                     });
                 }
             }
         }
     }
+
+    /// Calls `found` with the words that `part` is to the language: two, where an article or an ending stands before or
+    /// behind an apostrophe (`l'index`, `dell'indice`, `Ankara'da`). With each comes where it is in `part`.
+    fn each_word(self, part: &str, found: &mut impl FnMut(usize, &str)) {
+        match self {
+            Self::French | Self::Italian | Self::Turkish => {
+                let mut at = 0;
+                for word in part.split('\'') {
+                    if !word.is_empty() {
+                        found(at, word);
+                    }
+                    at += word.len() + 1;
+                }
+            }
+            _ => found(0, part),
+        }
+    }
+
+    /// The stem of a lower-case word, in `stem`; the word itself where it is not of the language's letters.
+    fn stemmed<'a>(self, word: &'a str, stem: &'a mut String) -> &'a str {
+        let Some((algorithm, is_letter)) = self.language() else { return word };
+        let is_readable = match self {
+            // Most text is; without a call for each letter.
+            Self::English => word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'\''),
+            _ => word.chars().all(is_letter),
+        };
+        if word.len() < 3 || !is_readable {
+            return word;
+        }
+        stem.clear();
+        STEMS.with_borrow_mut(|stems| stems.stem(self, algorithm, word, stem));
+        if stem.is_empty() { word } else { stem }
+    }
+
+    /// Its stemmer, and what of it knows how to read: a word with another character has no stem.
+    fn language(self) -> Option<(Algorithm, fn(char) -> bool)> {
+        let ascii: fn(char) -> bool = |letter| matches!(letter, 'a'..='z' | '\'');
+        let latin: fn(char) -> bool = |letter| matches!(letter, 'a'..='z' | '\'' | '\u{df}'..='\u{ff}' | '\u{100}'..='\u{17f}' | '\u{219}' | '\u{21b}' | DOT_ABOVE);
+        Some(match self {
+            Self::Simple => return None,
+            Self::English => (Algorithm::English, ascii),
+            Self::Arabic => (Algorithm::Arabic, |letter| matches!(letter, '\u{600}'..='\u{6ff}')),
+            Self::Danish => (Algorithm::Danish, latin),
+            Self::Dutch => (Algorithm::Dutch, latin),
+            Self::Finnish => (Algorithm::Finnish, latin),
+            Self::French => (Algorithm::French, latin),
+            Self::German => (Algorithm::German, latin),
+            Self::Greek => (Algorithm::Greek, |letter| matches!(letter, '\u{370}'..='\u{3ff}')),
+            Self::Hungarian => (Algorithm::Hungarian, latin),
+            Self::Italian => (Algorithm::Italian, latin),
+            Self::Norwegian => (Algorithm::Norwegian, latin),
+            Self::Portuguese => (Algorithm::Portuguese, latin),
+            Self::Romanian => (Algorithm::Romanian, latin),
+            Self::Russian => (Algorithm::Russian, |letter| matches!(letter, 'а'..='я' | 'ё')),
+            Self::Spanish => (Algorithm::Spanish, latin),
+            Self::Swedish => (Algorithm::Swedish, latin),
+            Self::Tamil => (Algorithm::Tamil, |letter| matches!(letter, '\u{b80}'..='\u{bff}')),
+            Self::Turkish => (Algorithm::Turkish, latin),
+        })
+    }
+
+    /// Writes `word` as the stemmer expects it.
+    fn normalize(self, word: &str, out: &mut String) {
+        match self {
+            // The lower case of the capital I with a dot has the dot apart.
+            Self::Turkish => out.extend(word.chars().filter(|letter| *letter != DOT_ABOVE)),
+            // The stemmer is older than the letters with a comma.
+            Self::Romanian => out.extend(word.chars().map(|letter| match letter {
+                'ș' => 'ş',
+                'ț' => 'ţ',
+                other => other,
+            })),
+            _ => out.push_str(word),
+        }
+    }
+}
+
+/// A combining dot.
+const DOT_ABOVE: char = '\u{307}';
+
+/// A term and where it comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Word<'a> {
+    /// Where the word or identifier begins that it is of; it tells words apart.
+    pub(crate) start: usize,
+    /// The term before stemming.
+    pub(crate) form: &'a str,
+    pub(crate) term: &'a str,
 }
 
 /// What the character at a place is to us, and how many bytes it has.
@@ -76,6 +224,8 @@ fn kind_at(text: &str, at: usize) -> Option<Kind> {
     let character = text[at..].chars().next()?;
     let bytes = character.len_utf8();
     Some(match u32::from(character) {
+        // Marks that join the consonants of a word in the scripts of India, and are no letters.
+        0x94d | 0x9cd | 0xa4d | 0xacd | 0xb4d | 0xbcd | 0xc4d | 0xccd | 0xd4d => Kind::Word(bytes),
         // Combining marks, as they come with letters that are written in two code points.
         0x300..=0x36f | 0x1ab0..=0x1aff | 0x1dc0..=0x1dff | 0x20d0..=0x20ff | 0xfe20..=0xfe2f => Kind::Word(bytes),
         // Thai, Lao, Burmese, Khmer; kana; ideographs.
@@ -97,18 +247,18 @@ fn kind_at(text: &str, at: usize) -> Option<Kind> {
 }
 
 /// Gives the overlapping pairs of a run of characters without spaces, or the one that stands alone; returns its end.
-fn pairs(text: &str, start: usize, found: &mut impl FnMut(&str)) -> usize {
+fn pairs(text: &str, start: usize, found: &mut impl FnMut(usize, &str)) -> usize {
     let (mut before, mut at, mut pairs) = (start, start, 0);
     while let Some(Kind::Unspaced(bytes)) = kind_at(text, at) {
         if at > start {
-            found(&text[before..at + bytes]);
+            found(before, &text[before..at + bytes]);
             pairs += 1;
         }
         before = at;
         at += bytes;
     }
     if pairs == 0 {
-        found(&text[start..at]);
+        found(start, &text[start..at]);
     }
     at
 }
@@ -230,37 +380,39 @@ enum Form {
     Word,
 }
 
-/// What a thread knows of English.
+/// What a thread knows of stems.
+#[derive(Default)]
 struct Stems {
-    stemmer: Stemmer,
-    known: HashMap<Box<str>, Box<str>, foldhash::fast::FixedState>,
+    /// By analyzer, in the order of its declaration.
+    languages: Vec<HashMap<Box<str>, Box<str>, foldhash::fast::FixedState>>,
+    /// Of all languages together.
+    len: usize,
 }
 
 thread_local! {
-    static STEMS: RefCell<Stems> = RefCell::new(Stems {
-        stemmer: Stemmer::create(Algorithm::English),
-        known: HashMap::default(),
-    });
+    static STEMS: RefCell<Stems> = RefCell::default();
 }
 
-/// The English stem of a lower-case word, in `stem`; the word itself where it is not of plain letters.
-fn stemmed<'a>(word: &'a str, stem: &'a mut String) -> &'a str {
-    if word.len() < 3 || !word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'\'') {
-        return word;
-    }
-    stem.clear();
-    STEMS.with_borrow_mut(|stems| {
-        if let Some(known) = stems.known.get(word) {
+impl Stems {
+    /// Writes the stem of `word`.
+    fn stem(&mut self, analyzer: Analyzer, algorithm: Algorithm, word: &str, stem: &mut String) {
+        let at = analyzer as usize;
+        if let Some(known) = self.languages.get(at).and_then(|known| known.get(word)) {
             stem.push_str(known);
             return;
         }
-        stem.push_str(&stems.stemmer.stem(word));
-        if stems.known.len() >= STEMS_MAX {
-            stems.known.clear();
+        analyzer.normalize(word, stem);
+        let made = Stemmer::create(algorithm).stem(stem).into_owned();
+        *stem = made;
+        if self.len >= STEMS_MAX {
+            *self = Self::default();
         }
-        stems.known.insert(word.into(), stem.as_str().into());
-    });
-    if stem.is_empty() { word } else { stem }
+        if self.languages.len() <= at {
+            self.languages.resize_with(at + 1, HashMap::default);
+        }
+        self.languages[at].insert(word.into(), stem.as_str().into());
+        self.len += 1;
+    }
 }
 
 #[cfg(test)]
@@ -321,6 +473,7 @@ mod tests {
         check("Привет, мир", &["привет", "мир"]);
         check("データベース・は速い 行", &["デー", "ータ", "タベ", "ベー", "ース", "は速", "速い", "行"]);
         check("MySQLの表", &["mysql", "の表"]);
+        check("हिन्दी தமிழ்", &["हिन्दी", "தமிழ்"]);
     }
 
     #[test]
@@ -341,6 +494,62 @@ mod tests {
     #[test]
     fn simple_keeps_the_form() {
         assert_eq!(terms(Analyzer::Simple, "Running don't pg_stats"), ["running", "don't", "pg_stats", "pg", "stats"]);
+    }
+
+    #[test]
+    fn languages_have_their_stems() {
+        let same = |analyzer: Analyzer, left: &str, right: &str| {
+            assert_eq!(terms(analyzer, left), terms(analyzer, right), "{analyzer:?}");
+        };
+        same(Analyzer::Arabic, "كتابك", "كتاب");
+        same(Analyzer::Danish, "indekserne", "indekser");
+        same(Analyzer::Dutch, "databanken", "databank");
+        same(Analyzer::Finnish, "tietokannassa", "tietokanta");
+        same(Analyzer::French, "l'indexation", "L’Indexation");
+        same(Analyzer::French, "continuellement", "continuelle");
+        same(Analyzer::German, "Tabellen", "Tabelle");
+        same(Analyzer::German, "Häuser", "haus");
+        same(Analyzer::Greek, "ΠΊΝΑΚΕΣ", "πίνακες");
+        same(Analyzer::Hungarian, "házakban", "házak");
+        same(Analyzer::Italian, "abbandonata", "abbandonato");
+        same(Analyzer::Norwegian, "tabellene", "tabell");
+        same(Analyzer::Portuguese, "tabelas", "tabela");
+        same(Analyzer::Romanian, "națiunile", "naţiunile");
+        same(Analyzer::Russian, "таблицы", "таблица");
+        same(Analyzer::Spanish, "tablas", "tabla");
+        same(Analyzer::Swedish, "tabellerna", "tabell");
+        same(Analyzer::Tamil, "புத்தகங்கள்", "புத்தகம்");
+        same(Analyzer::Turkish, "İstanbul", "istanbul");
+        assert_eq!(terms(Analyzer::French, "l'index"), ["l", "index"]);
+        assert_eq!(terms(Analyzer::German, "pg_stats läuft"), ["pg_stats", "pg", "stat", "lauft"]);
+        assert_eq!(terms(Analyzer::Russian, "running таблицы"), ["running", "таблиц"], "not of its letters");
+    }
+
+    #[test]
+    fn names_are_those_of_json() {
+        for (at, (analyzer, name)) in Analyzer::ALL.into_iter().enumerate() {
+            assert_eq!((analyzer as usize, analyzer.name(), Analyzer::named(name)), (at, name, Some(analyzer)));
+            assert_eq!(serde_json::to_value(analyzer).unwrap(), name);
+        }
+        assert_eq!(Analyzer::named("English"), None);
+    }
+
+    /// Whatever the words are of: random letters of each language, also in the combinations that stemmers look for.
+    #[test]
+    fn no_word_is_too_odd_for_a_stemmer() {
+        use rand::{RngExt, SeedableRng, rngs::StdRng};
+        let rng = &mut StdRng::seed_from_u64(1);
+        for (analyzer, _) in Analyzer::ALL {
+            let Some((_, is_letter)) = analyzer.language() else { continue };
+            let letters: Vec<char> = ('\''..='\u{fff}').filter(|letter| is_letter(*letter)).collect();
+            let usual: Vec<char> = letters.iter().copied().filter(|letter| letter.is_alphabetic()).collect();
+            for round in 0..30_000 {
+                let letters = if round % 2 == 0 { &letters } else { &usual };
+                let few = rng.random_range(1..=letters.len());
+                let word: String = (0..rng.random_range(1..14)).map(|_| letters[rng.random_range(0..few)]).collect();
+                terms(analyzer, &word);
+            }
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod fuzzing;
 mod index;
 mod kernels;
 mod payload;
+mod question;
 mod search;
 mod sections;
 mod segment;
@@ -30,6 +31,7 @@ pub use encoder::{Encoder, EncoderError};
 pub use filter::{FILTER_DEPTH_MAX, FILTER_LEAVES_MAX, FILTER_VALUES_MAX, Filter, FilterError};
 pub use fuse::Fusion;
 pub use index::{ApplyError, Index, Settings};
+pub use question::{CONDITIONS_MAX, Question};
 pub use search::{
     Answer, AnswerExplain, FilterExplain, FusionExplain, Hit, HitExplain, KeywordExplain, LIST_LEN_MIN, ListPlace,
     Mode, Query, SearchError, SemanticExplain, Timings,

@@ -18,6 +18,7 @@ use crate::{
     fuse::{self, Fusion},
     index::{Part, Settings, View},
     payload::Row,
+    question::{Conditions, Question},
     segment::{Segment, unit},
     vectors::{self, VectorsView, Visited},
     words::{self, WordsView},
@@ -31,15 +32,17 @@ const KNOWN_KEYS_MAX: usize = 20;
 /// What to ask an index.
 #[derive(Debug, Clone, Copy)]
 pub struct Query<'a> {
-    /// The question, for the list of words.
+    /// The question, for the list of words; in the language of [`Question`] but in [`Mode::Semantic`].
     pub text: &'a str,
-    /// The question's embedding by the index's encoder, `[dimensions]`, of any length but zero; not needed in
-    /// [`Mode::Keyword`].
+    /// The embedding of the question's words ([`Question::words`]) by the index's encoder, `[dimensions]`, of any length
+    /// but zero; not needed in [`Mode::Keyword`].
     pub embedding: Option<&'a [f32]>,
     /// Most hits.
     pub top_k: usize,
     /// Which lists are asked.
     pub mode: Mode,
+    /// Whether the last word is still being typed: in the list of words it then also stands for those that begin with it.
+    pub prefix: bool,
     /// Which chunks may be found. If `top_k` chunks pass the filter and fit the question, `top_k` come back.
     pub filter: Option<&'a Filter>,
     /// How the two lists become one in [`Mode::Hybrid`].
@@ -271,7 +274,13 @@ pub(crate) fn search(settings: &Settings, view: &View, query: &Query<'_>) -> Res
         Some(filter) => Some(timed(&mut timings.filter, || kept_by(filter, view))?),
         None => None,
     };
-    let live: Vec<Option<&Bits>> = match &kept {
+    let question = match query.mode {
+        Mode::Semantic => Question::plain(query.text),
+        Mode::Keyword | Mode::Hybrid => Question::parse(query.text),
+    };
+    let fitting = Conditions::of(&question, settings.analyzer)
+        .map(|conditions| timed(&mut timings.words, || fitting(&conditions, view, kept.as_deref())));
+    let live: Vec<Option<&Bits>> = match fitting.as_ref().or(kept.as_ref()) {
         Some(kept) => kept.iter().map(Some).collect(),
         None => view.parts.iter().map(Part::live).collect(),
     };
@@ -295,10 +304,11 @@ pub(crate) fn search(settings: &Settings, view: &View, query: &Query<'_>) -> Res
             let views = zip_parts(view, &live, |part, live| WordsView {
                 words: &part.segment.words,
                 counts: part.words_live(),
+                alive: part.live(),
                 live,
                 ids: part.segment.payload.ids(),
             });
-            words::search(settings.analyzer, &views, query.text, list_len)
+            words::search(settings.analyzer, &views, question.words(), query.prefix, list_len)
         })
     });
 
@@ -388,6 +398,15 @@ fn kept_by(filter: &Filter, view: &View) -> Result<Vec<Bits>, SearchError> {
         bits
     };
     Ok(view.parts.iter().map(kept).collect())
+}
+
+/// The documents of each part that fulfil what the question demands, of those that the filter kept.
+fn fitting(conditions: &Conditions, view: &View, kept: Option<&[Bits]>) -> Vec<Bits> {
+    let fitting = |(at, part): (usize, &Part)| {
+        let live = kept.map_or(part.live(), |kept| Some(&kept[at]));
+        conditions.kept(&part.segment.words, live, |doc| part.segment.words_doc(doc))
+    };
+    view.parts.iter().enumerate().map(fitting).collect()
 }
 
 fn known_keys(view: &View) -> Vec<String> {

@@ -8,6 +8,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ops::Range;
 
 use foldhash::fast::FixedState;
 
@@ -268,6 +269,43 @@ impl Words {
         &self.postings[starts[term as usize] as usize..starts[term as usize + 1] as usize]
     }
 
+    /// The documents that have `term`, dead ones too.
+    pub(crate) fn docs(&self, term: &str) -> impl Iterator<Item = u32> {
+        let postings = self.find(term).map_or(&[][..], |term| self.postings(term));
+        postings.iter().map(|posting| posting >> FREQUENCY_BITS)
+    }
+
+    /// The terms that begin with `prefix`.
+    fn starting_with(&self, prefix: &str) -> Range<u32> {
+        // The first term that `is_before` does not hold for, as it does for those before.
+        let first = |is_before: &dyn Fn(&str) -> bool| {
+            let (mut from, mut to) = (0, self.terms());
+            while from < to {
+                let middle = from + (to - from) / 2;
+                if is_before(self.term(middle)) { from = middle + 1 } else { to = middle }
+            }
+            from
+        };
+        first(&|term| term < prefix)..first(&|term| term < prefix || term.starts_with(prefix))
+    }
+
+    /// The postings of `terms` as of one term.
+    fn union(&self, terms: &[&str]) -> Vec<u32> {
+        let found: Vec<u32> = terms.iter().filter_map(|term| self.find(term)).collect();
+        match found[..] {
+            [] => return Vec::new(),
+            [term] => return self.postings(term).to_vec(),
+            _ => {}
+        }
+        let mut frequencies = vec![0_u16; self.len()];
+        for posting in found.into_iter().flat_map(|term| self.postings(term)) {
+            // At most 65 terms of at most 255.
+            frequencies[(posting >> FREQUENCY_BITS) as usize] += (posting & FREQUENCY_MAX) as u16;
+        }
+        let docs = frequencies.into_iter().zip(0_u32..).filter(|(frequency, _)| *frequency > 0);
+        docs.map(|(frequency, doc)| doc << FREQUENCY_BITS | u32::from(frequency).min(FREQUENCY_MAX)).collect()
+    }
+
     fn find(&self, term: &str) -> Option<u32> {
         let mask = self.slots.len() - 1;
         let mut at = hash(term) & mask;
@@ -348,6 +386,8 @@ pub(crate) struct WordsView<'a> {
     pub(crate) words: &'a Words,
     /// Counts of the documents that are not deleted, whether or not the search's filter keeps them.
     pub(crate) counts: &'a WordsLive,
+    /// The documents that are not deleted, all of them if `None`.
+    pub(crate) alive: Option<&'a Bits>,
     /// The documents that may be found, all of them if `None`: neither deleted nor filtered out.
     pub(crate) live: Option<&'a Bits>,
     /// The documents' chunk ids.
@@ -376,6 +416,8 @@ struct Term {
     end: u32,
     /// Inverse document frequency times occurrences in the question.
     weight: f32,
+    /// Stands for all terms that begin so, as one.
+    is_prefix: bool,
 }
 
 /// What a search needs of memory, kept by its thread.
@@ -400,8 +442,16 @@ thread_local! {
 /// Terms are read from the rarest to the most common, about 2 ns a posting. Once the `k`-th score is out of reach for
 /// documents that have none of the terms so far (common words weigh little), the rest is looked up for those alone
 /// that may still come in.
-pub(crate) fn search(analyzer: Analyzer, segments: &[WordsView<'_>], question: &str, k: usize) -> Found {
-    SCRATCH.with_borrow_mut(|scratch| search_with(scratch, analyzer, segments, question, k))
+///
+/// With `is_prefix`, the last word is one that is being typed; see [`Unfinished`].
+pub(crate) fn search(
+    analyzer: Analyzer,
+    segments: &[WordsView<'_>],
+    question: &str,
+    is_prefix: bool,
+    k: usize,
+) -> Found {
+    SCRATCH.with_borrow_mut(|scratch| search_with(scratch, analyzer, segments, question, is_prefix, k))
 }
 
 fn search_with(
@@ -409,6 +459,7 @@ fn search_with(
     analyzer: Analyzer,
     segments: &[WordsView<'_>],
     question: &str,
+    is_prefix: bool,
     k: usize,
 ) -> Found {
     let Scratch { question: text, terms, scores, contenders, chosen } = scratch;
@@ -417,18 +468,22 @@ fn search_with(
     if docs == 0 || k == 0 {
         return Found::default();
     }
-    question_terms(analyzer, question, text, terms);
+    let unfinished = question_terms(analyzer, question, is_prefix, text, terms)
+        .map(|(form, term)| Unfinished::find(analyzer, segments, &form, &term));
     for term in terms.iter_mut() {
-        let frequency = |segment: &WordsView<'_>| {
-            let found = segment.words.find(&text[term.start as usize..term.end as usize]);
-            found.map_or(0, |found| u64::from(segment.counts.frequencies[found as usize]))
+        let name = &text[term.start as usize..term.end as usize];
+        let frequency = match &unfinished {
+            Some(unfinished) if term.is_prefix => unfinished.frequency,
+            _ => segments.iter().map(|segment| segment.frequency(name)).sum(),
         };
-        term.weight *= inverse_frequency(docs, segments.iter().map(frequency).sum());
+        term.weight *= inverse_frequency(docs, frequency);
     }
     // One order for all segments, so that a sum does not depend on where a document is.
     let name = |term: &Term| &text[term.start as usize..term.end as usize];
-    terms
-        .sort_unstable_by(|left, right| right.weight.total_cmp(&left.weight).then_with(|| name(left).cmp(name(right))));
+    terms.sort_unstable_by(|left, right| {
+        let by_name = || (name(left), left.is_prefix).cmp(&(name(right), right.is_prefix));
+        right.weight.total_cmp(&left.weight).then_with(by_name)
+    });
 
     let saturation = Saturation::of(docs, length);
     let mut found =
@@ -450,7 +505,10 @@ fn search_with(
         }
         let mut rest = found.ceiling;
         for term in terms.iter() {
-            let postings = segment.words.find(name(term)).map_or(&[][..], |id| segment.words.postings(id));
+            let postings = match &unfinished {
+                Some(unfinished) if term.is_prefix => unfinished.postings[at as usize].as_slice(),
+                _ => segment.words.find(name(term)).map_or(&[][..], |id| segment.words.postings(id)),
+            };
             let reach = rest + rounding;
             rest -= term.weight;
             if postings.is_empty() {
@@ -515,22 +573,109 @@ fn choose(contenders: &[u32], mut postings: &[u32], chosen: &mut Vec<u32>) {
     }
 }
 
-/// Writes the distinct terms of a question, each with its number of occurrences as weight.
-fn question_terms(analyzer: Analyzer, question: &str, text: &mut String, terms: &mut Vec<Term>) {
+/// Most terms that the last word of a question stands for.
+const EXPANSIONS_MAX: usize = 64;
+/// Fewest characters of a term that a longer word may stand for while it is typed.
+const SHORTENED_CHARS_MIN: usize = 3;
+
+/// The last word of a question, while it is typed: it stands for the terms that begin with it, of them the most frequent
+/// ones, and for what it means as a whole word. They count as one term: a document has it as often as all of them
+/// together, and its frequency is the number of documents that have any.
+///
+/// A word may be longer than its stem is: `replicati` begins no term, where `replication` gives `replic`. So if a
+/// language's word finds nothing, the longest term that it begins with stands in.
+struct Unfinished {
+    /// Live documents that have it, of all segments.
+    frequency: u64,
+    /// By segment, as of one term.
+    postings: Vec<Vec<u32>>,
+}
+
+impl Unfinished {
+    /// `form`: as typed, in lower case. `term`: what the word is if it is whole.
+    fn find(analyzer: Analyzer, segments: &[WordsView<'_>], form: &str, term: &str) -> Self {
+        let mut known: Vec<(&str, u64)> = Vec::new();
+        for segment in segments {
+            let live = segment.words.starting_with(form).map(|id| (id, segment.counts.frequencies[id as usize]));
+            known.extend(
+                live.filter(|(_, count)| *count > 0).map(|(id, count)| (segment.words.term(id), u64::from(count))),
+            );
+        }
+        // Each segment's are sorted already, which makes it quick.
+        known.sort();
+        known.dedup_by(|again, first| {
+            let same = again.0 == first.0;
+            first.1 += if same { again.1 } else { 0 };
+            same
+        });
+        known.sort_by(|left, right| right.1.cmp(&left.1).then(left.0.cmp(right.0)));
+        known.truncate(EXPANSIONS_MAX);
+        let mut terms: Vec<&str> = known.into_iter().map(|(term, _)| term).collect();
+        let is_known = |term: &str| segments.iter().any(|segment| segment.frequency(term) > 0);
+        if !terms.contains(&term) && is_known(term) {
+            terms.push(term);
+        }
+        if terms.is_empty() && analyzer != Analyzer::Simple {
+            let ends = form.char_indices().skip(SHORTENED_CHARS_MIN).map(|(end, _)| end);
+            terms.extend(ends.map(|end| &form[..end]).filter(|term| is_known(term)).last());
+        }
+
+        let postings: Vec<Vec<u32>> = segments.iter().map(|segment| segment.words.union(&terms)).collect();
+        let alive = |(segment, postings): (&WordsView<'_>, &Vec<u32>)| match segment.alive {
+            None => postings.len(),
+            Some(alive) => postings.iter().filter(|&&posting| alive.get(posting >> FREQUENCY_BITS)).count(),
+        };
+        let frequency = segments.iter().zip(&postings).map(|pair| alive(pair) as u64).sum();
+        Self { frequency, postings }
+    }
+}
+
+impl WordsView<'_> {
+    /// Live documents with the term.
+    fn frequency(&self, term: &str) -> u64 {
+        self.words.find(term).map_or(0, |found| u64::from(self.counts.frequencies[found as usize]))
+    }
+}
+
+/// Writes the distinct terms of a question, each with its number of occurrences as weight. With `is_prefix`, the last
+/// word is not one of them; it comes back as it was typed and as the term that it gives, if there is one.
+fn question_terms(
+    analyzer: Analyzer,
+    question: &str,
+    is_prefix: bool,
+    text: &mut String,
+    terms: &mut Vec<Term>,
+) -> Option<(String, String)> {
     text.clear();
     terms.clear();
-    analyzer.terms(question, &mut |term| {
+    // Where the last word begins, in the question and among the terms: an identifier is first given whole.
+    let (mut last, mut last_term, mut form) = (usize::MAX, 0, String::new());
+    analyzer.words(question, &mut |word| {
+        if is_prefix && word.start != last {
+            (last, last_term) = (word.start, terms.len());
+            form.clear();
+            form.push_str(word.form);
+        }
         let start = text.len() as u32;
-        text.push_str(term);
-        terms.push(Term { start, end: text.len() as u32, weight: 1.0 });
+        text.push_str(word.term);
+        terms.push(Term { start, end: text.len() as u32, weight: 1.0, is_prefix: false });
     });
-    let name = |term: &Term| &text[term.start as usize..term.end as usize];
-    terms.sort_unstable_by(|left, right| name(left).cmp(name(right)));
+    let unfinished = (is_prefix && !terms.is_empty()).then(|| {
+        let Term { start, end, .. } = terms[last_term];
+        let whole = text[start as usize..end as usize].to_owned();
+        let start = text.len() as u32;
+        text.push_str(&form);
+        terms[last_term] = Term { start, end: text.len() as u32, weight: 1.0, is_prefix: true };
+        (form, whole)
+    });
+    let name = |term: &Term| (&text[term.start as usize..term.end as usize], term.is_prefix);
+    terms.sort_unstable_by(|left, right| name(left).cmp(&name(right)));
     terms.dedup_by(|again, first| {
         let same = name(again) == name(first);
         first.weight += if same { again.weight } else { 0.0 };
         same
     });
+    unfinished
 }
 
 /// `ln(1 + (N - df + 0.5) / (df + 0.5))`: above 0 even for a term that every document has.
@@ -679,7 +824,7 @@ mod tests {
     }
 
     /// BM25 as the page has it, over maps: live documents only, one after the other, every term of the question.
-    fn plain(segments: &[Segment], question: &str, k: usize) -> Vec<Candidate> {
+    fn plain(segments: &[Segment], question: &str, is_prefix: bool, k: usize) -> Vec<Candidate> {
         struct Doc {
             segment: u32,
             doc: u32,
@@ -706,8 +851,44 @@ mod tests {
         }
         let count = docs.len() as u64;
         let average = (docs.iter().map(|doc| u64::from(doc.length)).sum::<u64>() as f64 / count as f64).max(1.0);
+        let mut asked = Vec::new();
+        ANALYZER.terms(question, &mut |term| asked.push(term.to_owned()));
+        if is_prefix && let Some(last) = question.split(' ').next_back().filter(|last| !last.is_empty()) {
+            // The whole identifier is the first of its terms.
+            let terms_of = |analyzer: Analyzer, text: &str| {
+                let mut terms = Vec::new();
+                analyzer.terms(text, &mut |term| terms.push(term.to_owned()));
+                terms
+            };
+            let form = terms_of(Analyzer::Simple, last)[0].clone();
+            let whole_at = asked.len() - terms_of(ANALYZER, last).len();
+            let mut known = BTreeMap::new();
+            docs.iter()
+                .flat_map(|doc| doc.frequencies.keys())
+                .for_each(|term| *known.entry(term.clone()).or_insert(0) += 1);
+            let mut expanded: Vec<_> = known.iter().filter(|(term, _)| term.starts_with(&form)).collect();
+            expanded.sort_by_key(|(term, count)| (-**count, *term));
+            let mut expanded: Vec<String> =
+                expanded.into_iter().map(|(term, _)| term.clone()).take(EXPANSIONS_MAX).collect();
+            if !expanded.contains(&asked[whole_at]) && known.contains_key(&asked[whole_at]) {
+                expanded.push(asked[whole_at].clone());
+            }
+            if expanded.is_empty() {
+                let shorter = (3..form.len()).rev().map(|end| form[..end].to_owned());
+                expanded.extend(shorter.into_iter().find(|term| known.contains_key(term)));
+            }
+            // A term of its own, right behind the one of that name.
+            asked[whole_at] = form + "\u{1}";
+            for doc in &mut docs {
+                let frequencies = expanded.iter().filter_map(|term| doc.frequencies.get(term));
+                let sum = frequencies.map(|frequency| *frequency.min(&FREQUENCY_MAX)).sum::<u32>();
+                if sum > 0 {
+                    doc.frequencies.insert(asked[whole_at].clone(), sum);
+                }
+            }
+        }
         let mut terms = BTreeMap::new();
-        ANALYZER.terms(question, &mut |term| *terms.entry(term.to_owned()).or_insert(0.0) += 1.0_f32);
+        asked.into_iter().for_each(|term| *terms.entry(term).or_insert(0.0) += 1.0_f32);
         let mut terms: Vec<(f32, String)> = terms
             .into_iter()
             .map(|(term, times)| {
@@ -765,17 +946,19 @@ mod tests {
         let views: Vec<WordsView<'_>> = words
             .iter()
             .zip(&counts)
-            .zip(&live)
-            .map(|((words, counts), live)| {
-                let live = (live.count() < words.len()).then_some(live);
-                WordsView { words, counts, live, ids: &ids }
+            .zip(segments.iter().zip(&live))
+            .map(|((words, counts), (segment, live))| {
+                let some = |bits: &'_ Bits| bits.count() < words.len();
+                let (alive, live) =
+                    (Some(&segment.alive).filter(|bits| some(bits)), Some(live).filter(|bits| some(bits)));
+                WordsView { words, counts, alive, live, ids: &ids }
             })
             .collect();
-        for question in questions {
+        for (question, is_prefix) in questions.iter().flat_map(|question| [(question, false), (question, true)]) {
             for k in [1, 10, 1_000] {
-                let found = search(ANALYZER, &views, question, k);
-                let expected = plain(segments, question, k);
-                assert_eq!(found.candidates, expected, "{question:?}, k = {k}");
+                let found = search(ANALYZER, &views, question, is_prefix, k);
+                let expected = plain(segments, question, is_prefix, k);
+                assert_eq!(found.candidates, expected, "{question:?}, prefix: {is_prefix}, k = {k}");
                 assert!(found.candidates.iter().all(|candidate| candidate.score < found.ceiling));
             }
         }
@@ -820,6 +1003,9 @@ mod tests {
                 .collect();
             let mut questions: Vec<String> = (0..12).map(|_| words(rng, 8)).collect();
             questions.extend(["", "nothing", "the the the max_w5"].map(str::to_owned));
+            questions.extend(
+                ["the w", "wordbs wor", "the max_", "max_w1", "wordbsing", "zzz", "wor wor"].map(str::to_owned),
+            );
             check(&segments, &questions);
         }
     }
@@ -839,8 +1025,13 @@ mod tests {
         terms.dedup();
         let all: usize = terms.iter().filter_map(|term| words.find(term)).map(|id| words.postings(id).len()).sum();
         for live in [None, Some(&few)] {
-            let found =
-                search(ANALYZER, &[WordsView { words: &words, counts: &counts, live, ids: &ids }], question, 10);
+            let found = search(
+                ANALYZER,
+                &[WordsView { words: &words, counts: &counts, alive: None, live, ids: &ids }],
+                question,
+                false,
+                10,
+            );
             assert!((found.postings as usize) < all / 2, "{} of {all}", found.postings);
         }
         let segment = |kept| Segment { texts: texts.clone(), alive: Bits::ones(texts.len()), kept };
@@ -857,9 +1048,11 @@ mod tests {
         let survivors: Vec<Text> = alive.iter_ones().map(|doc| texts[doc as usize].clone()).collect();
         let ids = ids();
         let scores = |segments: &[(&Words, &WordsLive, Option<&Bits>)]| {
-            let views: Vec<WordsView<'_>> =
-                segments.iter().map(|&(words, counts, live)| WordsView { words, counts, live, ids: &ids }).collect();
-            let found = search(ANALYZER, &views, &question, 1_000);
+            let views: Vec<WordsView<'_>> = segments
+                .iter()
+                .map(|&(words, counts, live)| WordsView { words, counts, alive: live, live, ids: &ids })
+                .collect();
+            let found = search(ANALYZER, &views, &question, false, 1_000);
             (found.ceiling, found.candidates.iter().map(|candidate| candidate.score).collect::<Vec<_>>())
         };
         let whole = build(&survivors);
@@ -915,8 +1108,13 @@ mod tests {
             text("", "vacuum", &format!("vacuum {filler}")),
         ]);
         let counts = WordsLive::all(&words);
-        let found =
-            search(ANALYZER, &[WordsView { words: &words, counts: &counts, live: None, ids: &ids() }], "Vacuuming", 10);
+        let found = search(
+            ANALYZER,
+            &[WordsView { words: &words, counts: &counts, alive: None, live: None, ids: &ids() }],
+            "Vacuuming",
+            false,
+            10,
+        );
         let order: Vec<u32> = found.candidates.iter().map(|candidate| candidate.doc).collect();
         assert_eq!(order, [3, 1, 0]);
         assert_eq!((found.terms, found.postings), (1, 3));
@@ -930,18 +1128,64 @@ mod tests {
     }
 
     #[test]
+    fn the_last_word_may_be_unfinished() {
+        let texts =
+            ["replication", "replicas", "replace", "the replica set", "repairs of pg_stat_activity", "xa xb xc"];
+        let words = build(&texts.map(|text| ["", "", text].map(str::to_owned)));
+        let counts = WordsLive::all(&words);
+        let view = WordsView { words: &words, counts: &counts, alive: None, live: None, ids: &ids() };
+        let docs = |question: &str| {
+            let found = search(ANALYZER, &[view], question, true, 10);
+            let mut docs: Vec<u32> = found.candidates.iter().map(|candidate| candidate.doc).collect();
+            docs.sort_unstable();
+            docs
+        };
+        assert_eq!(docs("rep"), [0, 1, 2, 3, 4]);
+        assert_eq!(docs("Repl"), [0, 1, 2, 3]);
+        assert_eq!(docs("replic"), [0, 1, 3]);
+        assert_eq!(docs("replication"), [0], "longer than its stem");
+        assert_eq!(docs("replicati"), [1, 3], "the longest term that it begins with");
+        assert_eq!(docs("pg_st"), [4]);
+        assert_eq!(docs("set repa"), [3, 4]);
+        assert_eq!(docs("zz"), [0_u32; 0]);
+        assert_eq!(docs("re"), [0, 1, 2, 3, 4]);
+        assert_eq!(docs("… ?"), [0_u32; 0]);
+        // One term, however many it stands for.
+        let found = search(ANALYZER, &[view], "x", true, 10);
+        assert_eq!((found.terms, found.postings, found.candidates.len()), (1, 1, 1));
+        let single = search(ANALYZER, &[view], "xa", false, 10);
+        assert!(found.candidates[0].score > single.candidates[0].score, "three occurrences of one term");
+    }
+
+    #[test]
+    fn an_unfinished_word_stands_for_the_most_frequent_terms() {
+        // Two documents have each of the terms but the first and the last by name.
+        let term = |at: usize| format!("x{at:03}");
+        let count = EXPANSIONS_MAX + 2;
+        let texts: Vec<Text> =
+            (0..count).chain(1..count - 1).map(|at| ["", "", &term(at)].map(str::to_owned)).collect();
+        let words = build(&texts);
+        let counts = WordsLive::all(&words);
+        let ids = ids();
+        let view = WordsView { words: &words, counts: &counts, alive: None, live: None, ids: &ids };
+        let found = search(ANALYZER, &[view], "x", true, 1_000);
+        assert_eq!(found.candidates.len(), 2 * EXPANSIONS_MAX);
+        assert!(found.candidates.iter().all(|candidate| ![0, count as u32 - 1].contains(&candidate.doc)));
+    }
+
+    #[test]
     fn nothing_is_found_in_nothing() {
         let none = build(&[]);
         let counts = WordsLive::all(&none);
-        let view = WordsView { words: &none, counts: &counts, live: None, ids: &[] };
-        assert!(search(ANALYZER, &[], "word", 5).candidates.is_empty());
-        assert!(search(ANALYZER, &[view], "word", 5).candidates.is_empty());
+        let view = WordsView { words: &none, counts: &counts, alive: None, live: None, ids: &[] };
+        assert!(search(ANALYZER, &[], "word", true, 5).candidates.is_empty());
+        assert!(search(ANALYZER, &[view], "word", true, 5).candidates.is_empty());
         // All dead: no average to divide by.
         let words = build(&[["", "", "word"].map(str::to_owned)]);
         let dead = Bits::zeros(1);
         let counts = WordsLive::recount(&words, &dead);
-        let view = WordsView { words: &words, counts: &counts, live: Some(&dead), ids: &[[0; 16]] };
-        assert!(search(ANALYZER, &[view], "word", 5).candidates.is_empty());
+        let view = WordsView { words: &words, counts: &counts, alive: Some(&dead), live: Some(&dead), ids: &[[0; 16]] };
+        assert!(search(ANALYZER, &[view], "word", true, 5).candidates.is_empty());
     }
 
     #[test]

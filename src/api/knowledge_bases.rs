@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
-use tertulia_index::{Filter, Mode};
+use tertulia_index::{Analyzer, CONDITIONS_MAX, Filter, Mode};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -31,6 +31,12 @@ pub struct KnowledgeBaseDraft {
     /// Unique within the tenant, 1 to 200 characters.
     #[schema(min_length = 1, max_length = 200)]
     name: String,
+    /// The language of its words, whose stems searches compare: `english`, `arabic`, `danish`, `dutch`, `finnish`, `french`,
+    /// `german`, `greek`, `hungarian`, `italian`, `norwegian`, `portuguese`, `romanian`, `russian`, `spanish`, `swedish`,
+    /// `tamil` or `turkish`; `simple` leaves words as they are, for other languages and for several. Never changes.
+    #[serde(default)]
+    #[schema(value_type = String, default = "english")]
+    analyzer: Analyzer,
 }
 
 /// A knowledge base.
@@ -38,6 +44,8 @@ pub struct KnowledgeBaseDraft {
 pub struct KnowledgeBaseView {
     id: Uuid,
     name: String,
+    /// The language of its words, or `simple`.
+    analyzer: &'static str,
     /// Grows with every transaction that changes its chunks; a search may ask for one by `min_version`.
     version: u64,
     /// What encodes its chunks.
@@ -58,6 +66,7 @@ impl From<BaseStatus> for KnowledgeBaseView {
         Self {
             id: base.row.id.0,
             name: base.row.name,
+            analyzer: base.row.analyzer.name(),
             version: base.row.version,
             encoder: base.row.encoder,
             dimensions: base.row.dimensions,
@@ -77,7 +86,7 @@ pub async fn create_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result
     if name.is_empty() || name.chars().count() > NAME_CHARS_MAX {
         return Err(Error::invalid_field("name", format!("must have 1 to {NAME_CHARS_MAX} characters")));
     }
-    let base = app.knowledge.create_base(ctx, name).await?;
+    let base = app.knowledge.create_base(ctx, name, draft.analyzer).await?;
     respond::created(&KnowledgeBaseView::from(base))
 }
 
@@ -104,7 +113,8 @@ pub async fn delete_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SearchDraft {
-    /// The question, 1 to 8,192 bytes.
+    /// The question, 1 to 8,192 bytes. But in semantic mode, hits have each `"phrase in quotes"` and nothing that stands
+    /// behind a dash: `-word`, `-"phrase"`; at most 32 of both.
     #[schema(min_length = 1, max_length = 8_192)]
     query: String,
     /// Hits wanted, 1 to 100; 5 if nothing is said.
@@ -114,6 +124,9 @@ pub struct SearchDraft {
     /// Which lists are asked: words, meaning, or both.
     #[serde(default)]
     mode: ModeDraft,
+    /// Whether the last word is still being typed: chunks with words that begin so are found by it, too.
+    #[serde(default)]
+    prefix: bool,
     /// Which chunks may be found: `{"type": "eq", "key": "lang", "value": "en"}`, compounds with `and`, `or`, `not`.
     #[schema(value_type = Option<Object>)]
     filter: Option<serde_json::Value>,
@@ -228,14 +241,20 @@ fn search_request(draft: SearchDraft) -> Result<SearchRequest, Error> {
         ModeDraft::Semantic => Mode::Semantic,
         ModeDraft::Keyword => Mode::Keyword,
     };
-    Ok(SearchRequest {
+    let request = SearchRequest {
         query: draft.query,
         top_k: draft.top_k,
         mode,
+        prefix: draft.prefix,
         filter,
         min_version: draft.min_version,
         explain: draft.explain,
-    })
+    };
+    if request.question().conditions() > CONDITIONS_MAX {
+        let told = format!("must have at most {CONDITIONS_MAX} phrases in quotes and exclusions");
+        return Err(Error::invalid_field("query", told));
+    }
+    Ok(request)
 }
 
 fn source(found: &Found) -> &'static str {

@@ -20,6 +20,9 @@ enum KnowledgeBaseCommand {
     Create {
         /// Name, unique within the tenant
         name: String,
+        /// Language of its words, such as german; simple leaves words as they are
+        #[arg(long, default_value = "english")]
+        analyzer: String,
         #[command(flatten)]
         server: ServerArgs,
         /// Print one JSON object
@@ -43,8 +46,9 @@ enum KnowledgeBaseCommand {
 pub fn run(args: &KnowledgeBaseArgs) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match &args.command {
-        KnowledgeBaseCommand::Create { name, server, json } => {
-            let created = Client::new(server).post("/knowledge-bases", &json!({ "name": name }))?;
+        KnowledgeBaseCommand::Create { name, analyzer, server, json } => {
+            let created =
+                Client::new(server).post("/knowledge-bases", &json!({ "name": name, "analyzer": analyzer }))?;
             if *json {
                 writeln!(out, "{created}")?;
             } else {

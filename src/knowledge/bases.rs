@@ -1,5 +1,7 @@
 //! Knowledge bases: created with the server's encoder as their first generation, listed, deleted with all they hold.
 
+use tertulia_index::Analyzer;
+
 use super::{BaseKey, Knowledge, loaded::Readiness};
 use crate::{
     ctx::{Ctx, KnowledgeBaseId},
@@ -23,14 +25,14 @@ pub struct BaseStatus {
 }
 
 impl Knowledge {
-    /// Creates an empty knowledge base whose chunks this server's encoder encodes.
+    /// Creates an empty knowledge base whose chunks this server's encoder encodes. `analyzer`: the language of its words.
     ///
     /// # Errors
     /// `Conflict` if the tenant has one of that name.
-    pub async fn create_base(&self, ctx: &Ctx, name: &str) -> Result<BaseStatus, Error> {
+    pub async fn create_base(&self, ctx: &Ctx, name: &str, analyzer: Analyzer) -> Result<BaseStatus, Error> {
         let mut tx = self.store.tenant_tx(ctx).await?;
         let (encoder, dimensions) = (self.encoder.fingerprint(), self.encoder.dimensions());
-        let row = store::knowledge_bases::insert(&mut tx, name, encoder, dimensions).await?;
+        let row = store::knowledge_bases::insert(&mut tx, name, analyzer, encoder, dimensions).await?;
         tx.commit().await?;
         Ok(self.with_status(ctx, row))
     }

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use tertulia_index::{Answer, Filter, Fusion, LIST_LEN_MIN, Mode, Query, SearchError, fuse};
+use tertulia_index::{Answer, Filter, Fusion, LIST_LEN_MIN, Mode, Query, Question, SearchError, fuse};
 
 use super::{Base, BaseKey, Knowledge, loaded::Readiness};
 use crate::{
@@ -31,12 +31,24 @@ pub struct SearchRequest {
     pub top_k: usize,
     /// Which lists to ask.
     pub mode: Mode,
+    /// Whether the last word is still being typed.
+    pub prefix: bool,
     /// Which chunks may be found.
     pub filter: Option<Filter>,
     /// The answer must hold everything up to this version.
     pub min_version: Option<u64>,
     /// Whether to say how each hit was found.
     pub explain: bool,
+}
+
+impl SearchRequest {
+    /// The question in the language that the mode has for it.
+    pub fn question(&self) -> Question<'_> {
+        match self.mode {
+            Mode::Semantic => Question::plain(&self.query),
+            Mode::Keyword | Mode::Hybrid => Question::parse(&self.query),
+        }
+    }
 }
 
 /// Ranked chunks, best first, by the source that found them.
@@ -99,16 +111,19 @@ impl Knowledge {
         let encoder = self.encoder.clone();
         let comparisons = request.filter.as_ref().map_or(0, Filter::comparisons);
         let inline = index.len() * index.settings().dimensions <= INLINE_SCAN_BYTES_MAX
-            && index.len() * comparisons <= INLINE_COMPARISONS_MAX;
+            && index.len() * comparisons <= INLINE_COMPARISONS_MAX
+            // For phrases, texts are read again.
+            && request.question().conditions() == 0;
         let search = move || {
             let started = Instant::now();
-            let embedding = (request.mode != Mode::Keyword).then(|| encoder.encode_query(&request.query));
+            let embedding = (request.mode != Mode::Keyword).then(|| encoder.encode_query(request.question().words()));
             let encoded_in = started.elapsed();
             let query = Query {
                 text: &request.query,
                 embedding: embedding.as_deref(),
                 top_k: request.top_k,
                 mode: request.mode,
+                prefix: request.prefix,
                 filter: request.filter.as_ref(),
                 fusion: Fusion::default(),
                 explain: request.explain,
@@ -148,16 +163,19 @@ impl Knowledge {
             Mode::Semantic | Mode::Keyword => request.top_k,
         };
         let filter = request.filter.as_ref().map(Filter::to_json);
+        let question = request.question();
         let semantic = match request.mode {
+            _ if question.only_excludes() => Vec::new(),
             Mode::Keyword => Vec::new(),
             _ => {
-                let embedding = self.encoder.encode_query(&request.query);
-                store::search::semantic(&mut tx, &base, &embedding, filter.as_ref(), limit).await?
+                let embedding = self.encoder.encode_query(question.words());
+                store::search::semantic(&mut tx, &base, &embedding, &question, filter.as_ref(), limit).await?
             }
         };
         let keyword = match request.mode {
+            _ if question.only_excludes() => Vec::new(),
             Mode::Semantic => Vec::new(),
-            _ => store::search::keyword(&mut tx, &base, &request.query, filter.as_ref(), limit).await?,
+            _ => store::search::keyword(&mut tx, &base, &question, request.prefix, filter.as_ref(), limit).await?,
         };
         tx.commit().await?;
         Ok(Found::Postgres { hits: fuse_hits(semantic, keyword, request.mode, request.top_k), version: base.version })

@@ -9,7 +9,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tertulia_index::{Analyzer, Batch, Index, Settings};
+use tertulia_index::{Batch, Index, Settings};
 use tokio::{
     sync::Semaphore,
     time::{Instant, sleep, timeout},
@@ -390,7 +390,7 @@ fn estimate(built: Option<&Built>, head: &Head) -> usize {
 }
 
 fn settings(head: &Head) -> Settings {
-    Settings { dimensions: head.dimensions, encoder: head.encoder.clone(), analyzer: Analyzer::English }
+    Settings { dimensions: head.dimensions, encoder: head.encoder.clone(), analyzer: head.analyzer }
 }
 
 /// An error with its causes, as one line for the log.

@@ -5,7 +5,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use tertulia_index::Chunk;
+use tertulia_index::{Analyzer, Chunk};
 use tokio_postgres::{Row, types::Type};
 use uuid::Uuid;
 
@@ -53,6 +53,8 @@ pub struct Head {
     pub version: u64,
     /// The active generation, whose chunks [`Changes`] hands out.
     pub generation_id: Uuid,
+    /// What makes words of the chunks.
+    pub analyzer: Analyzer,
     /// Fingerprint of the encoder of that generation.
     pub encoder: String,
     /// Dimensions of its vectors.
@@ -232,6 +234,7 @@ fn read_head(row: &Row) -> Result<Head, StoreError> {
     Ok(Head {
         version: row.count("version")?,
         generation_id: row.get("generation_id")?,
+        analyzer: row.analyzer("analyzer")?,
         encoder: row.get("encoder")?,
         dimensions: row.small_count("dimensions")? as usize,
         chunk_count: row.count("chunk_count")? as usize,

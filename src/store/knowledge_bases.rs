@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use tertulia_index::Analyzer;
 use time::{OffsetDateTime, PrimitiveDateTime};
 use tokio_postgres::{Row, types::Type};
 use uuid::Uuid;
@@ -17,7 +18,7 @@ use crate::ctx::{KnowledgeBaseId, TenantId};
 const INSERT: Statement = Statement {
     name: "knowledge_bases/insert",
     sql: include_str!("sql/knowledge_bases/insert.sql"),
-    types: &[Type::UUID, Type::TEXT, Type::UUID, Type::TEXT, Type::INT4],
+    types: &[Type::UUID, Type::TEXT, Type::UUID, Type::TEXT, Type::INT4, Type::TEXT],
 };
 const FIND: Statement =
     Statement { name: "knowledge_bases/find", sql: include_str!("sql/knowledge_bases/find.sql"), types: &[Type::UUID] };
@@ -54,6 +55,8 @@ pub struct KnowledgeBaseRow {
     pub id: KnowledgeBaseId,
     /// Unique within the tenant.
     pub name: String,
+    /// What makes words of its chunks and of questions to it.
+    pub analyzer: Analyzer,
     /// Grows with every transaction that changes what a search finds.
     pub version: u64,
     /// The active generation.
@@ -77,13 +80,14 @@ pub struct KnowledgeBaseRow {
 pub async fn insert(
     tx: &mut TenantTx,
     name: &str,
+    analyzer: Analyzer,
     encoder: &str,
     dimensions: usize,
 ) -> Result<KnowledgeBaseRow, StoreError> {
     // More than fit are more than the table takes, so Postgres refuses them.
     let dimensions = i32::try_from(dimensions).unwrap_or(i32::MAX);
     let ids = (KnowledgeBaseId::new().0, Uuid::now_v7());
-    let row = tx.query_one(&INSERT, &[&ids.0, &name, &ids.1, &encoder, &dimensions]).await?;
+    let row = tx.query_one(&INSERT, &[&ids.0, &name, &ids.1, &encoder, &dimensions, &analyzer.name()]).await?;
     read(&INSERT, &row)
 }
 
@@ -156,6 +160,7 @@ fn read(statement: &Statement, row: &Row) -> Result<KnowledgeBaseRow, StoreError
     Ok(KnowledgeBaseRow {
         id: KnowledgeBaseId(row.get("id")?),
         name: row.get("name")?,
+        analyzer: row.analyzer("analyzer")?,
         version: row.count("version")?,
         generation_id: row.get("generation_id")?,
         encoder: row.get("encoder")?,

@@ -1,6 +1,7 @@
 //! Reading rows: columns by name, and JSON objects that travel as text.
 
 use serde_json::{Map, Value};
+use tertulia_index::Analyzer;
 use tokio_postgres::{Row, types::FromSql};
 
 use super::{StoreError, tx::Statement};
@@ -32,6 +33,13 @@ impl<'a> Reader<'a> {
     pub(super) fn small_count(&self, column: &str) -> Result<u32, StoreError> {
         let number: i32 = self.get(column)?;
         u32::try_from(number).map_err(|error| self.unreadable(column, error))
+    }
+
+    /// An analyzer, of which the column is the name.
+    pub(super) fn analyzer(&self, column: &str) -> Result<Analyzer, StoreError> {
+        let name: &str = self.get(column)?;
+        let unknown = || self.unreadable(column, std::io::Error::other(format!("this server knows no {name}")));
+        Analyzer::named(name).ok_or_else(unknown)
     }
 
     /// A JSON object, of which the column is the text.

@@ -1,7 +1,11 @@
 //! Searches that Postgres answers, for knowledge bases that are not loaded: one list by meaning, one by words.
 
 use serde_json::Value;
-use tokio_postgres::{Row, types::Type};
+use tertulia_index::Question;
+use tokio_postgres::{
+    Row,
+    types::{ToSql, Type},
+};
 use uuid::Uuid;
 
 use super::{
@@ -15,12 +19,31 @@ use crate::ctx::DocumentId;
 const SEMANTIC: Statement = Statement {
     name: "search/semantic",
     sql: include_str!("sql/search/semantic.sql"),
-    types: &[Type::UUID, Type::UUID, Type::FLOAT4_ARRAY, Type::TEXT, Type::INT8],
+    types: &[
+        Type::UUID,
+        Type::UUID,
+        Type::FLOAT4_ARRAY,
+        Type::TEXT,
+        Type::INT8,
+        Type::TEXT,
+        Type::TEXT_ARRAY,
+        Type::TEXT_ARRAY,
+    ],
 };
 const KEYWORD: Statement = Statement {
     name: "search/keyword",
     sql: include_str!("sql/search/keyword.sql"),
-    types: &[Type::UUID, Type::UUID, Type::TEXT, Type::TEXT, Type::INT8],
+    types: &[
+        Type::UUID,
+        Type::UUID,
+        Type::TEXT,
+        Type::TEXT,
+        Type::INT8,
+        Type::TEXT,
+        Type::BOOL,
+        Type::TEXT_ARRAY,
+        Type::TEXT_ARRAY,
+    ],
 };
 const UNKNOWN_KEY: Statement = Statement {
     name: "search/unknown_key",
@@ -68,7 +91,7 @@ pub struct UnknownKey {
     pub known: Vec<String>,
 }
 
-/// Up to `limit` chunks nearest to `embedding`, nearest first. Exact up to 10,000 chunks; beyond, most of them are found.
+/// Up to `limit` chunks nearest to `embedding` of those that have what `question` demands, nearest first. Exact up to 10,000 chunks; beyond, most of them are found.
 ///
 /// `embedding`: `[dimensions]` of the knowledge base's generation. `filter`: as `tertulia_index::Filter` writes it.
 ///
@@ -78,15 +101,21 @@ pub async fn semantic(
     tx: &mut TenantTx,
     base: &KnowledgeBaseRow,
     embedding: &[f32],
+    question: &Question<'_>,
     filter: Option<&Value>,
     limit: usize,
 ) -> Result<Vec<FallbackHit>, StoreError> {
     let (filter, limit) = (filter.map(Value::to_string), rows(limit));
-    let found = tx.query(&SEMANTIC, &[&base.id.0, &base.generation_id, &embedding, &filter, &limit]).await?;
+    let (analyzer, phrases, excluded) = (base.analyzer.name(), question.phrases(), question.excluded());
+    let (id, generation_id) = (base.id.0, base.generation_id);
+    let parameters: [&(dyn ToSql + Sync); 8] =
+        [&id, &generation_id, &embedding, &filter, &limit, &analyzer, &phrases, &excluded];
+    let found = tx.query(&SEMANTIC, &parameters).await?;
     found.iter().map(|row| read(&SEMANTIC, row)).collect()
 }
 
-/// Up to `limit` chunks with any of the words of `question`, best first.
+/// Up to `limit` chunks with any of the words of `question` and all that it demands, best first. With `is_prefix`, words
+/// that begin with the last one count too.
 ///
 /// `filter`: as `tertulia_index::Filter` writes it.
 ///
@@ -95,12 +124,17 @@ pub async fn semantic(
 pub async fn keyword(
     tx: &mut TenantTx,
     base: &KnowledgeBaseRow,
-    question: &str,
+    question: &Question<'_>,
+    is_prefix: bool,
     filter: Option<&Value>,
     limit: usize,
 ) -> Result<Vec<FallbackHit>, StoreError> {
     let (filter, limit) = (filter.map(Value::to_string), rows(limit));
-    let found = tx.query(&KEYWORD, &[&base.id.0, &base.generation_id, &question, &filter, &limit]).await?;
+    let (analyzer, phrases, excluded) = (base.analyzer.name(), question.phrases(), question.excluded());
+    let (id, generation_id, words) = (base.id.0, base.generation_id, question.words());
+    let parameters: [&(dyn ToSql + Sync); 9] =
+        [&id, &generation_id, &words, &filter, &limit, &analyzer, &is_prefix, &phrases, &excluded];
+    let found = tx.query(&KEYWORD, &parameters).await?;
     found.iter().map(|row| read(&KEYWORD, row)).collect()
 }
 

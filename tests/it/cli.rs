@@ -18,7 +18,19 @@ fn from_nothing_to_an_answer() {
     // While the server runs: its database is found.
     let key = run_well(&["key", "create", "--tenant", "acme", "--json", "--data-dir", path]).json();
     let key = key["key"].as_str().unwrap();
-    let base = run_well(&["knowledge-base", "create", "manual", "--json", "--url", &url, "--key", key]).json();
+    let base = run_well(&[
+        "knowledge-base",
+        "create",
+        "manual",
+        "--analyzer",
+        "english",
+        "--json",
+        "--url",
+        &url,
+        "--key",
+        key,
+    ])
+    .json();
     let base = base["id"].as_str().unwrap();
 
     let folder = tempfile::tempdir().unwrap();

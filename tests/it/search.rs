@@ -89,11 +89,7 @@ async fn memory_answers_in_each_mode_and_with_each_filter() {
 async fn postgres_answers_alike_when_nothing_fits_into_memory() {
     let (_app, acme, id, version) = with_texts(&[("TERTULIA_RETRIEVAL_MEMORY_BYTES_MAX", "0")]).await;
     // It was loaded while it was empty, and is let go as it outgrows the memory.
-    until("it is let go", async || {
-        let base = acme.client.get(&format!("/v1/knowledge-bases/{id}")).await.json();
-        (base["status"] == "does_not_fit").then_some(())
-    })
-    .await;
+    until_let_go(&acme, &id).await;
     for (question, mode, first) in [
         ("which statement frees the space of dead rows", "semantic", "vacuum"),
         ("pg_stat_activity", "keyword", "activity"),
@@ -182,4 +178,84 @@ async fn an_empty_knowledge_base_has_no_hits() {
     }
     acme.until_in_memory(&id, 0).await;
     assert!(external_ids(&acme.search(&id, &json!({ "query": "a", "filter": filter })).await).is_empty());
+}
+
+async fn words_alike(settings: &[(&'static str, &str)], source: &str) {
+    let (app, acme, id, version) = with_texts(settings).await;
+    if source == "memory" {
+        acme.until_in_memory(&id, version).await;
+    } else {
+        until_let_go(&acme, &id).await;
+    }
+    for (request, found) in [
+        (json!({ "query": "\"dead tuples\"", "mode": "keyword" }), vec!["vacuum"]),
+        (json!({ "query": "\"dead tuples\"" }), vec!["vacuum"]),
+        (json!({ "query": "\"tuples dead\"" }), vec![]),
+        (json!({ "query": "pg_dump -database", "mode": "keyword" }), vec!["sicherung"]),
+        (json!({ "query": "pg_dump -\"consistent backup\"", "mode": "keyword" }), vec!["sicherung"]),
+        (json!({ "query": "a -index -postgres -tuples -backup -Sicherung" }), vec!["activity"]),
+        (json!({ "query": "-index", "mode": "keyword" }), vec![]),
+        (json!({ "query": "-index" }), vec![]),
+        (json!({ "query": "stor", "mode": "keyword" }), vec![]),
+        (json!({ "query": "stor", "mode": "keyword", "prefix": true }), vec!["vacuum"]),
+        (json!({ "query": "a view pg_st", "mode": "keyword", "prefix": true, "top_k": 1 }), vec!["activity"]),
+        (json!({ "query": "\"dead" , "mode": "keyword" }), vec!["vacuum"]),
+        (json!({ "query": "- \"", "mode": "keyword" }), vec![]),
+    ] {
+        let answer = acme.search(&id, &request).await;
+        assert_eq!(answer["source"], source);
+        assert_eq!(external_ids(&answer), found, "{request}: {answer}");
+    }
+    // In semantic mode, a question is text.
+    let request = json!({ "query": "-index \"no such phrase\"", "mode": "semantic", "top_k": 10 });
+    assert_eq!(external_ids(&acme.search(&id, &request).await).len(), TEXTS.len());
+    // Another tenant's knowledge base is not there, whatever is asked.
+    let rival = app.tenant("rival").await;
+    let path = format!("/v1/knowledge-bases/{id}/search");
+    assert_eq!(rival.client.post(&path, &json!({ "query": "\"dead tuples\"", "prefix": true })).await.status, 404);
+    let many = |count: usize| json!({ "query": "-index ".repeat(count) + "tuples", "mode": "keyword" });
+    assert_eq!(external_ids(&acme.search(&id, &many(32)).await), ["vacuum"]);
+    let reply = acme.client.post(&path, &many(33)).await;
+    assert_eq!((reply.status, reply.json()["fields"][0]["field"].as_str()), (400, Some("query")));
+}
+
+async fn until_let_go(acme: &Tenant, id: &str) {
+    until("it is let go", async || {
+        let base = acme.client.get(&format!("/v1/knowledge-bases/{id}")).await.json();
+        (base["status"] == "does_not_fit").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn phrases_exclusions_and_unfinished_words_in_memory() {
+    words_alike(&[], "memory").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn phrases_exclusions_and_unfinished_words_in_postgres() {
+    words_alike(&[("TERTULIA_RETRIEVAL_MEMORY_BYTES_MAX", "0")], "postgres").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_knowledge_base_has_a_language() {
+    let app = TestApp::start().await;
+    let acme = app.tenant("acme").await;
+    for (analyzer, finds) in [(Some("german"), true), (Some("simple"), false), (None, false)] {
+        let mut draft = json!({ "name": format!("{analyzer:?}") });
+        if let Some(analyzer) = analyzer {
+            draft["analyzer"] = json!(analyzer);
+        }
+        let created = acme.client.post("/v1/knowledge-bases", &draft).await.json();
+        let id = created["id"].as_str().unwrap();
+        assert_eq!(created["analyzer"], analyzer.unwrap_or("english"));
+        assert_eq!(acme.client.get(&format!("/v1/knowledge-bases/{id}")).await.json()["analyzer"], created["analyzer"]);
+        let version = acme.put_text(id, "a", "Die Häuser der Datenbanken").await;
+        acme.until_in_memory(id, version).await;
+        let answer = acme.search(id, &json!({ "query": "Haus", "mode": "keyword" })).await;
+        assert_eq!((answer["source"].as_str(), external_ids(&answer).len()), (Some("memory"), usize::from(finds)));
+    }
+    let reply = acme.client.post("/v1/knowledge-bases", &json!({ "name": "x", "analyzer": "klingon" })).await;
+    assert_eq!((reply.status, reply.problem().as_str()), (400, "invalid"));
+    assert!(reply.json()["detail"].as_str().unwrap().contains("klingon"), "{:?}", reply.json());
 }

@@ -110,6 +110,23 @@ fn filter() -> impl Strategy<Value = Value> {
 
 pub(crate) fn question() -> impl Strategy<Value = Question> {
     let mode = select(vec![Mode::Hybrid, Mode::Semantic, Mode::Keyword]);
-    (words(4), embedding(), select(vec![0_usize, 1, 3, 10, 100]), mode, option::of(filter()))
-        .prop_map(|(text, embedding, top_k, mode, filter)| Question { text, embedding, top_k, mode, filter })
+    let phrase = || vec(select(WORDS.as_slice()), 1..=2).prop_map(|words| words.join(" "));
+    // Most questions are plain.
+    let conditions = prop_oneof![
+        2 => Just((vec![], vec![])),
+        1 => (vec(phrase(), 0..=1), vec(phrase(), 0..=2)),
+    ];
+    let cut = prop_oneof![1 => Just(0_usize), 1 => 1..4_usize];
+    let text = (words(4), cut).prop_map(|(text, cut)| text[..text.len().saturating_sub(cut)].trim_end().to_owned());
+    (text, conditions, any::<bool>(), embedding(), select(vec![0_usize, 1, 3, 10, 100]), mode, option::of(filter()))
+        .prop_map(|(text, (phrases, excluded), prefix, embedding, top_k, mode, filter)| Question {
+            text,
+            phrases,
+            excluded,
+            prefix,
+            embedding,
+            top_k,
+            mode,
+            filter,
+        })
 }

@@ -1,5 +1,6 @@
 //! Bounds, mistakes and odd input.
 
+use proptest::prelude::*;
 use serde_json::json;
 use tertulia_index::{ApplyError, Batch, Chunk, Filter, Fusion, Index, Mode, Query, SearchError};
 use uuid::Uuid;
@@ -32,7 +33,7 @@ fn batch(version: u64, upserts: Vec<Chunk>) -> Batch {
 }
 
 fn query<'a>(text: &'a str, embedding: Option<&'a [f32]>, mode: Mode) -> Query<'a> {
-    Query { text, embedding, top_k: 10, mode, filter: None, fusion: Fusion::default(), explain: false }
+    Query { text, embedding, top_k: 10, mode, prefix: false, filter: None, fusion: Fusion::default(), explain: false }
 }
 
 fn found(index: &Index, query: &Query<'_>) -> Vec<(u128, f32)> {
@@ -222,4 +223,49 @@ fn a_hit_outlives_the_index() {
     drop(index);
     assert_eq!(answer.hits[0].content(), "word");
     assert_eq!(answer.version, 1);
+}
+
+#[test]
+fn what_is_excluded_is_in_neither_list() {
+    let index = Index::new(settings());
+    let chunks =
+        [(1, "vacuum full"), (2, "vacuum only"), (3, "the full text"), (4, "tuples, dead ones"), (5, "dead tuples")];
+    let upserts = chunks.map(|(number, text)| chunk(number, text, axis(number as usize, 1.0)));
+    index.apply(batch(1, upserts.to_vec())).expect("a sound batch");
+    let near_the_first = axis(1, 1.0);
+    let check = |text: &str, mode: Mode, expected: &[u128]| {
+        let mut found: Vec<u128> =
+            found(&index, &query(text, Some(&near_the_first), mode)).into_iter().map(|(number, _)| number).collect();
+        found.sort_unstable();
+        assert_eq!(found, expected, "{text} {mode:?}");
+    };
+    check("vacuum -full", Mode::Keyword, &[2]);
+    check("vacuum -full", Mode::Hybrid, &[2, 4, 5]);
+    check("vacuum -full", Mode::Semantic, &[1, 2, 3, 4, 5]);
+    check("\"dead tuples\"", Mode::Keyword, &[5]);
+    check("\"dead tuples\"", Mode::Hybrid, &[5]);
+    check("tuples -\"dead tuples\"", Mode::Hybrid, &[1, 2, 3, 4]);
+    // An open quote and a dash alone are nothing.
+    check("\"dead tuples", Mode::Keyword, &[4, 5]);
+    check("tuples - dead", Mode::Keyword, &[4, 5]);
+    for only in ["-full", "-\"dead tuples\" -full"] {
+        check(only, Mode::Keyword, &[]);
+        check(only, Mode::Hybrid, &[]);
+    }
+    let typing = Query { prefix: true, ..query("vac", None, Mode::Keyword) };
+    assert_eq!(found(&index, &typing).len(), 2);
+    assert_eq!(found(&index, &Query { prefix: false, ..typing }).len(), 0);
+}
+
+proptest! {
+    #[test]
+    fn any_text_can_be_asked(text in "(?s).{0,40}|[\"“” \\-a-c_.:']{0,20}", prefix in any::<bool>()) {
+        let index = Index::new(settings());
+        index.apply(batch(1, vec![chunk(1, "a b c a-b_c", axis(0, 1.0)), chunk(2, &text, axis(1, 1.0))])).expect("a batch");
+        let embedding = axis(1, 1.0);
+        for mode in [Mode::Keyword, Mode::Semantic, Mode::Hybrid] {
+            let query = Query { prefix, ..query(&text, Some(&embedding), mode) };
+            prop_assert!(index.search(&query).is_ok());
+        }
+    }
 }

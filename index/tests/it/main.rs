@@ -20,10 +20,11 @@ fn settings() -> Settings {
 fn ask(index: &Index, question: &Question) -> Result<Answer, SearchError> {
     let filter = question.filter.as_ref().map(|json| Filter::from_json(json).expect("a filter"));
     index.search(&Query {
-        text: &question.text,
+        text: &question.written(),
         embedding: Some(&question.embedding),
         top_k: question.top_k,
         mode: question.mode,
+        prefix: question.prefix,
         filter: filter.as_ref(),
         fusion: Fusion::default(),
         explain: true,

@@ -1,7 +1,7 @@
 //! The plain implementation: a map of chunks, and each answer worked out from all of them. Nothing is shared with the
 //! index but the analyzer, and sums are made in the same order, so answers must be the same to the last bit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use tertulia_index::{Analyzer, Batch, Chunk, Fusion, Mode};
@@ -10,12 +10,36 @@ use uuid::Uuid;
 /// A question to both.
 #[derive(Debug, Clone)]
 pub(crate) struct Question {
+    /// Words that rank, one blank apart.
     pub(crate) text: String,
+    /// What hits have, of words in a row.
+    pub(crate) phrases: Vec<String>,
+    /// What no hit has.
+    pub(crate) excluded: Vec<String>,
+    pub(crate) prefix: bool,
     pub(crate) embedding: Vec<f32>,
     pub(crate) top_k: usize,
     pub(crate) mode: Mode,
     /// In the form that `Filter::from_json` reads.
     pub(crate) filter: Option<Value>,
+}
+
+impl Question {
+    /// As it is asked.
+    pub(crate) fn written(&self) -> String {
+        if self.mode == Mode::Semantic {
+            return self.text.clone();
+        }
+        let mut parts: Vec<String> = self.excluded.iter().map(|excluded| format!("-\"{excluded}\"")).collect();
+        parts.extend(self.phrases.iter().map(|phrase| format!("\"{phrase}\"")));
+        parts.push(self.text.clone());
+        parts.join(" ")
+    }
+
+    /// All that ranks.
+    fn ranking(&self) -> String {
+        [self.phrases.join(" "), self.text.clone()].join(" ").trim().to_owned()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -44,10 +68,17 @@ impl Plain {
                 }
             }
         }
-        let passes = |chunk: &Chunk| question.filter.as_ref().is_none_or(|filter| fits(filter, chunk));
+        let is_nothing =
+            !question.excluded.is_empty() && question.ranking().is_empty() && question.mode != Mode::Semantic;
+        let passes = |chunk: &Chunk| {
+            let is_worded = question.mode == Mode::Semantic
+                || question.phrases.iter().all(|phrase| has_phrase(chunk, phrase))
+                    && !question.excluded.iter().any(|excluded| has_phrase(chunk, excluded));
+            !is_nothing && is_worded && question.filter.as_ref().is_none_or(|filter| fits(filter, chunk))
+        };
         let list_len = if question.mode == Mode::Hybrid { (2 * question.top_k).max(20) } else { question.top_k };
         let semantic = || self.semantic(&question.embedding, list_len, passes);
-        let keyword = || self.keyword(&question.text, list_len, passes);
+        let keyword = || self.keyword(&question.ranking(), question.prefix, list_len, passes);
         let mut found = match question.mode {
             Mode::Semantic => semantic().into_iter().map(|(id, score)| (id, score.clamp(0.0, 1.0))).collect(),
             Mode::Keyword => keyword(),
@@ -69,13 +100,37 @@ impl Plain {
     }
 
     /// BM25 with headings counted twice, as a share of what no chunk can reach.
-    fn keyword(&self, text: &str, k: usize, passes: impl Fn(&Chunk) -> bool) -> Vec<(Uuid, f32)> {
-        let words: BTreeMap<Uuid, (u32, BTreeMap<String, u32>)> =
+    fn keyword(&self, text: &str, prefix: bool, k: usize, passes: impl Fn(&Chunk) -> bool) -> Vec<(Uuid, f32)> {
+        let mut words: BTreeMap<Uuid, (u32, BTreeMap<String, u32>)> =
             self.chunks.iter().map(|(id, chunk)| (*id, words_of(chunk))).collect();
         let count = words.len() as f64;
         let average = (words.values().map(|(length, _)| f64::from(*length)).sum::<f64>() / count).max(1.0);
+        let mut asked = terms_of(Analyzer::English, text);
+        if prefix && let Some(last) = text.split(' ').next_back().filter(|last| !last.is_empty()) {
+            // A name of several parts is the first of its terms.
+            let whole = asked.len() - terms_of(Analyzer::English, last).len();
+            let form = terms_of(Analyzer::Simple, last)[0].clone();
+            let known: BTreeSet<&String> = words.values().flat_map(|(_, frequencies)| frequencies.keys()).collect();
+            let mut meant: Vec<String> =
+                known.iter().filter(|term| term.starts_with(&form)).copied().cloned().collect();
+            if !meant.contains(&asked[whole]) && known.contains(&asked[whole]) {
+                meant.push(asked[whole].clone());
+            }
+            if meant.is_empty() {
+                let shorter = (3..form.len()).rev().map(|end| form[..end].to_owned());
+                meant.extend(shorter.into_iter().find(|term| known.contains(term)));
+            }
+            // A term of its own, right behind that of the same name.
+            asked[whole] = form + "\u{1}";
+            for (_, frequencies) in words.values_mut() {
+                let sum: u32 = meant.iter().filter_map(|term| frequencies.get(term)).sum();
+                if sum > 0 {
+                    frequencies.insert(asked[whole].clone(), sum);
+                }
+            }
+        }
         let mut weights: BTreeMap<String, f32> = BTreeMap::new();
-        Analyzer::English.terms(text, &mut |term| *weights.entry(term.to_owned()).or_default() += 1.0);
+        asked.into_iter().for_each(|term| *weights.entry(term).or_default() += 1.0);
         let mut weights: Vec<(String, f32)> = weights.into_iter().collect();
         for (term, weight) in &mut weights {
             let with = words.values().filter(|(_, frequencies)| frequencies.contains_key(term)).count() as f64;
@@ -130,6 +185,20 @@ fn words_of(chunk: &Chunk) -> (u32, BTreeMap<String, u32>) {
         });
     }
     (length, frequencies)
+}
+
+fn terms_of(analyzer: Analyzer, text: &str) -> Vec<String> {
+    let mut terms = Vec::new();
+    analyzer.terms(text, &mut |term| terms.push(term.to_owned()));
+    terms
+}
+
+/// Whether one of the chunk's texts has the terms of `phrase` in a row; none has those of an empty one.
+fn has_phrase(chunk: &Chunk, phrase: &str) -> bool {
+    let phrase = terms_of(Analyzer::English, phrase);
+    [&chunk.title, &chunk.heading, &chunk.content]
+        .into_iter()
+        .any(|text| terms_of(Analyzer::English, text).windows(phrase.len()).any(|terms| terms == phrase))
 }
 
 /// The keys of a filter, in the order of first mention.

@@ -31,6 +31,7 @@ fn matches_in_the_index(metadata: &str, filter: &Value) -> bool {
         embedding: Some(&[1.0, 1.0]),
         top_k: 2,
         mode: Mode::Semantic,
+        prefix: false,
         filter: Some(&filter),
         fusion: Fusion::default(),
         explain: false,

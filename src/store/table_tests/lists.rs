@@ -13,6 +13,7 @@ use crate::{
         tenants,
     },
 };
+use tertulia_index::Analyzer;
 
 fn offset(limit: u64, offset: u64) -> PageRequest {
     PageRequest { limit, start: Start::Offset(offset) }
@@ -66,7 +67,7 @@ async fn knowledge_bases_come_newest_first() {
     // Of one transaction, so of one time: then the id decides.
     let mut tx = db.tx(&ctx).await;
     for name in ["one", "two", "three"] {
-        knowledge_bases::insert(&mut tx, name, "test-3", 3).await.unwrap();
+        knowledge_bases::insert(&mut tx, name, Analyzer::English, "test-3", 3).await.unwrap();
     }
     tx.commit().await.unwrap();
     db.base(&ctx, "four").await;
@@ -79,12 +80,12 @@ async fn knowledge_bases_come_newest_first() {
     let next = knowledge_bases::list(&mut tx, &after(2, first.next_cursor.as_deref().unwrap())).await.unwrap();
     assert_eq!(names(&next), ["two", "one"]);
     assert_eq!(next.next_cursor, None);
-    let taken = knowledge_bases::insert(&mut tx, "one", "test-3", 3).await.unwrap_err();
+    let taken = knowledge_bases::insert(&mut tx, "one", Analyzer::English, "test-3", 3).await.unwrap_err();
     assert!(taken.is_unique_violation(), "{taken}");
     assert_eq!(crate::error::Error::from(taken).meaning().status, 409);
     drop(tx);
     let mut tx = db.tx(&ctx).await;
-    assert!(knowledge_bases::insert(&mut tx, "no dimensions", "test-0", 0).await.is_err());
+    assert!(knowledge_bases::insert(&mut tx, "no dimensions", Analyzer::English, "test-0", 0).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,6 +19,7 @@ use std::{
 
 use serde_json::Map;
 use tempfile::TempDir;
+use tertulia_index::Analyzer;
 use tokio::{
     runtime::{Handle, Runtime},
     time::{Instant, sleep},
@@ -146,7 +147,7 @@ impl TestDatabase {
 
     async fn base(&self, ctx: &Ctx, name: &str) -> KnowledgeBaseRow {
         let mut tx = self.tx(ctx).await;
-        let base = knowledge_bases::insert(&mut tx, name, "test-3", DIMENSIONS).await.unwrap();
+        let base = knowledge_bases::insert(&mut tx, name, Analyzer::English, "test-3", DIMENSIONS).await.unwrap();
         tx.commit().await.unwrap();
         base
     }

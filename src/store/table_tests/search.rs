@@ -12,6 +12,7 @@ use crate::{
         search::{self, FallbackHit},
     },
 };
+use tertulia_index::{Analyzer, Question};
 
 fn object(value: Value) -> Map<String, Value> {
     match value {
@@ -28,7 +29,7 @@ async fn put(db: &TestDatabase, ctx: &Ctx, base: &KnowledgeBaseRow, document: &N
 
 async fn keyword(db: &TestDatabase, ctx: &Ctx, base: &KnowledgeBaseRow, question: &str) -> Vec<FallbackHit> {
     let mut tx = db.tx(ctx).await;
-    let hits = search::keyword(&mut tx, base, question, None, 10).await.unwrap();
+    let hits = search::keyword(&mut tx, base, &Question::parse(question), false, None, 10).await.unwrap();
     tx.commit().await.unwrap();
     hits
 }
@@ -65,6 +66,68 @@ async fn any_word_of_the_question_finds_and_titles_weigh_most() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn phrases_exclusions_and_unfinished_words_hold_in_both_lists() {
+    let db = TestDatabase::create().await;
+    let ctx = db.tenant("acme").await;
+    let base = db.base(&ctx, "docs").await;
+    // In the order of their bytes.
+    let texts = ["dead tuples are removed", "tuples of the dead", "vacuum, full"];
+    let chunks: Vec<_> = (0..).zip(texts).map(|(ordinal, text)| chunk(ordinal, text)).collect();
+    put(&db, &ctx, &base, &document("x"), &chunks).await;
+    let mut tx = db.tx(&ctx).await;
+    let cases: &[(&str, bool, &[&str], &[&str])] = &[
+        ("\"dead tuple\"", false, &texts[..1], &texts[..1]),
+        ("tuples -\"dead tuples\"", false, &texts[1..2], &texts[1..]),
+        ("tuples -removal -o'dd\\:*", false, &texts[1..2], &texts[1..]),
+        ("tuples vacuum -the", false, &texts, &texts),
+        ("\"the of\" tuples \"\"", false, &texts[..2], &texts),
+        ("vacu", false, &[], &texts),
+        ("vacu", true, &texts[2..], &texts),
+        ("tuple FU'", true, &texts, &texts),
+        ("fu vacuuming -full", true, &[], &texts[..2]),
+    ];
+    for (question, is_prefix, worded, near) in cases {
+        let question = Question::parse(question);
+        let hits = search::keyword(&mut tx, &base, &question, *is_prefix, None, 10).await.unwrap();
+        let mut found = contents(&hits);
+        found.sort_unstable();
+        assert_eq!(found, *worded, "{question:?}");
+        let hits = search::semantic(&mut tx, &base, &[1.0, 0.0, 0.0], &question, None, 10).await.unwrap();
+        let mut found = contents(&hits);
+        found.sort_unstable();
+        assert_eq!(found, *near, "{question:?}");
+    }
+    tx.commit().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn words_are_of_the_language_of_their_knowledge_base() {
+    let db = TestDatabase::create().await;
+    let ctx = db.tenant("acme").await;
+    let superuser = db.superuser().await;
+    for (analyzer, name) in Analyzer::ALL {
+        let mut tx = db.tx(&ctx).await;
+        let base = knowledge_bases::insert(&mut tx, name, analyzer, "test-3", 3).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(base.analyzer, analyzer);
+        put(&db, &ctx, &base, &document("a"), &[chunk(0, "Häuser und Tabellen")]).await;
+        match analyzer {
+            Analyzer::German => assert_eq!(keyword(&db, &ctx, &base, "Tabelle der Haus").await.len(), 1),
+            Analyzer::Simple | Analyzer::English => assert!(keyword(&db, &ctx, &base, "Haus").await.is_empty()),
+            _ => {}
+        }
+        assert_eq!(keyword(&db, &ctx, &base, "TABELLEN").await.len(), 1, "{name}");
+        let configuration = format!("SELECT tertulia_configuration('{name}') = 'pg_catalog.{name}'::regconfig");
+        assert!(value::<bool>(&superuser, &configuration).await);
+    }
+    let unknown = "INSERT INTO knowledge_bases (tenant_id, name, generation_id, analyzer)
+        SELECT tenant_id, 'x', generation_id, 'klingon' FROM knowledge_bases";
+    assert!(superuser.batch_execute(unknown).await.is_err());
+    let client = db.begin(ctx.tenant_id).await;
+    assert!(client.batch_execute("UPDATE knowledge_bases SET analyzer = 'simple'").await.is_err(), "never changed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_search_sees_nothing_that_was_written_after_its_version() {
     let db = TestDatabase::create().await;
     let ctx = db.tenant("acme").await;
@@ -74,9 +137,12 @@ async fn a_search_sees_nothing_that_was_written_after_its_version() {
     let seen = knowledge_bases::find(&mut tx, base.id).await.unwrap().unwrap();
     put(&db, &ctx, &base, &document("a"), &[chunk(0, "about replication")]).await;
     for (question, found) in [("slots", vec!["about slots"]), ("replication", vec![])] {
-        assert_eq!(contents(&search::keyword(&mut tx, &seen, question, None, 10).await.unwrap()), found);
+        assert_eq!(
+            contents(&search::keyword(&mut tx, &seen, &Question::parse(question), false, None, 10).await.unwrap()),
+            found
+        );
     }
-    let nearest = search::semantic(&mut tx, &seen, &[1.0, 0.0, 0.0], None, 10).await.unwrap();
+    let nearest = search::semantic(&mut tx, &seen, &[1.0, 0.0, 0.0], &Question::plain(""), None, 10).await.unwrap();
     assert_eq!(contents(&nearest), ["about slots"]);
     tx.commit().await.unwrap();
 }
@@ -89,15 +155,18 @@ async fn the_nearest_are_found_exactly_in_a_small_knowledge_base() {
     db.put(&ctx, &base, "a", 50).await;
     let question = [1.0, 20.2, 0.5];
     let mut tx = db.tx(&ctx).await;
-    let hits = search::semantic(&mut tx, &base, &question, None, 5).await.unwrap();
+    let hits = search::semantic(&mut tx, &base, &question, &Question::plain(""), None, 5).await.unwrap();
     assert_eq!(contents(&hits)[..3], ["text 20", "text 21", "text 19"]);
     assert!(hits.iter().all(|hit| (0.0..=1.0).contains(&hit.score)));
     assert!(hits.windows(2).all(|pair| pair[0].score >= pair[1].score));
-    let opposite = search::semantic(&mut tx, &base, &[-1.0, -20.0, 0.0], None, 1).await.unwrap();
+    let opposite = search::semantic(&mut tx, &base, &[-1.0, -20.0, 0.0], &Question::plain(""), None, 1).await.unwrap();
     assert_eq!(opposite[0].score, 0.0);
     tx.commit().await.unwrap();
     let mut tx = db.tx(&ctx).await;
-    assert!(search::semantic(&mut tx, &base, &[1.0, 2.0], None, 5).await.is_err(), "other dimensions");
+    assert!(
+        search::semantic(&mut tx, &base, &[1.0, 2.0], &Question::plain(""), None, 5).await.is_err(),
+        "other dimensions"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,11 +182,12 @@ async fn a_filter_holds_inside_of_both_searches() {
     let newer = json!({ "type": "and", "filters": [filter, { "type": "gt", "key": "year", "value": 2020 }] });
     let mut tx = db.tx(&ctx).await;
     for (filter, count) in [(&filter, 2), (&newer, 1)] {
-        let near = search::semantic(&mut tx, &base, &[1.0, 25.0, 0.5], Some(filter), 10).await.unwrap();
-        let worded = search::keyword(&mut tx, &base, "text", Some(filter), 10).await.unwrap();
+        let near =
+            search::semantic(&mut tx, &base, &[1.0, 25.0, 0.5], &Question::plain(""), Some(filter), 10).await.unwrap();
+        let worded = search::keyword(&mut tx, &base, &Question::parse("text"), false, Some(filter), 10).await.unwrap();
         assert_eq!((near.len(), worded.len()), (count, count), "{filter}");
     }
-    let hits = search::keyword(&mut tx, &base, "text", Some(&newer), 10).await.unwrap();
+    let hits = search::keyword(&mut tx, &base, &Question::parse("text"), false, Some(&newer), 10).await.unwrap();
     let metadata: Value = serde_json::from_str(&hits[0].metadata_json).unwrap();
     assert_eq!(metadata, json!({ "lang": "de", "year": 2024 }));
 
@@ -125,7 +195,7 @@ async fn a_filter_holds_inside_of_both_searches() {
     let unknown = search::find_unknown_key(&mut tx, &base, &["lang", "jahr", "other"]).await.unwrap();
     let known = vec!["lang".to_owned(), "year".to_owned()];
     assert_eq!(unknown, Some(search::UnknownKey { key: "jahr".into(), known }));
-    let empty = knowledge_bases::insert(&mut tx, "empty", "test-3", 3).await.unwrap();
+    let empty = knowledge_bases::insert(&mut tx, "empty", Analyzer::English, "test-3", 3).await.unwrap();
     assert_eq!(search::find_unknown_key(&mut tx, &empty, &["jahr"]).await.unwrap(), None);
     tx.commit().await.unwrap();
 }
@@ -136,7 +206,7 @@ async fn a_large_knowledge_base_gets_as_many_hits_as_match() {
     let db = TestDatabase::create().await;
     let ctx = db.tenant("acme").await;
     let mut tx = db.tx(&ctx).await;
-    let base = knowledge_bases::insert(&mut tx, "large", "test-256", 256).await.unwrap();
+    let base = knowledge_bases::insert(&mut tx, "large", Analyzer::English, "test-256", 256).await.unwrap();
     tx.commit().await.unwrap();
     let embedding =
         |ordinal: u32| (0..256).map(|at| ((ordinal * 31 + at * 17) % 101) as f32 - 50.0).collect::<Vec<_>>();
@@ -151,11 +221,11 @@ async fn a_large_knowledge_base_gets_as_many_hits_as_match() {
     let superuser = db.superuser().await;
     superuser.batch_execute("UPDATE embedding_generations SET chunk_count = 1000000").await.unwrap();
     let mut tx = db.tx(&ctx).await;
-    let hits = search::semantic(&mut tx, &base, &embedding(42), None, 10).await.unwrap();
+    let hits = search::semantic(&mut tx, &base, &embedding(42), &Question::plain(""), None, 10).await.unwrap();
     assert_eq!((hits.len(), hits[0].content.as_str()), (10, "text 42"));
     assert!(hits.windows(2).all(|pair| pair[0].score >= pair[1].score));
     let rare = json!({ "type": "eq", "key": "rare", "value": true });
-    let hits = search::semantic(&mut tx, &base, &embedding(42), Some(&rare), 10).await.unwrap();
+    let hits = search::semantic(&mut tx, &base, &embedding(42), &Question::plain(""), Some(&rare), 10).await.unwrap();
     assert_eq!(hits.len(), 2);
     tx.commit().await.unwrap();
 }
@@ -180,7 +250,7 @@ async fn words_are_looked_up_in_their_index_with_the_rights_of_the_function() {
         plan.contains("Bitmap Index Scan on knowledge_chunks_words") && plan.contains("words @@")
     };
     assert!(index_cond(&db.connect("tertulia_owner").await).await, "whose rights the function has");
-    let definer = "SELECT prosecdef AND proowner = 'tertulia_owner'::regrole FROM pg_proc WHERE proname = 'tertulia_keyword_hits'";
+    let definer = "SELECT bool_and(prosecdef AND proowner = 'tertulia_owner'::regrole) FROM pg_proc WHERE proname = 'tertulia_keyword_hits'";
     assert!(value::<bool>(&superuser, definer).await);
     assert_eq!(contents(&keyword(&db, &ctx, &base, "777").await), ["text 777"]);
 }

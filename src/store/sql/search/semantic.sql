@@ -1,6 +1,8 @@
 SELECT c.id, c.document_id, d.external_id, d.title, d.source_url, c.heading, c.ordinal, c.content,
     (d.metadata || c.metadata)::text AS metadata, greatest(hit.similarity, 0)::real AS score
-FROM tertulia_nearest_chunks($1, $2, $3::real[]::vector, $4::text::jsonb, $5) AS hit
+FROM tertulia_nearest_chunks(
+    $1, $2, $3::real[]::vector, $4::text::jsonb, tertulia_condition(tertulia_configuration($6), $7, $8), $5
+) AS hit
 JOIN knowledge_chunks c ON c.tenant_id = (SELECT tertulia_tenant_id()) AND c.id = hit.chunk_id
 JOIN documents d ON d.tenant_id = c.tenant_id AND d.id = c.document_id
 ORDER BY hit.similarity DESC, c.id

@@ -1,0 +1,89 @@
+//! What benches search: the pages in `demo/` (`make bench` fetches some), as chunks, and questions about them.
+
+use std::{path::Path, time::Instant};
+
+use serde_json::Map;
+use tertulia::knowledge::{
+    chunking::{self, Limits},
+    extract::{self, MediaType},
+};
+use tertulia_index::{Chunk, Encoder};
+use uuid::Uuid;
+
+const QUESTIONS: &str = include_str!("../../loadtest/questions/postgresql.txt");
+/// How often each question is asked.
+const ROUNDS: usize = 50;
+const LIMITS: Limits = Limits { tokens_max: 256, overlap_tokens: 32 };
+
+/// The encoder that `scripts/setup.sh` fetches.
+pub fn encoder() -> Encoder {
+    Encoder::load(Path::new("weights")).expect("weights (scripts/setup.sh)")
+}
+
+/// What the questions are, one after the other.
+pub fn questions() -> Vec<&'static str> {
+    QUESTIONS.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
+}
+
+/// Asks each question many times and says how long the middle one and the slowest in a hundred take.
+pub fn percentiles(name: &str, questions: &[&str], mut ask: impl FnMut(&str)) {
+    questions.iter().for_each(|question| ask(question));
+    let mut times: Vec<f64> = Vec::new();
+    for question in std::iter::repeat_n(questions, ROUNDS).flatten() {
+        let started = Instant::now();
+        ask(question);
+        times.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    let at = |share: usize| times[times.len() * share / 100];
+    println!("{name}: p50 {:.3} ms, p99 {:.3} ms over {} questions, {ROUNDS} times", at(50), at(99), questions.len());
+}
+
+/// Every page below `demo/`, in the order of its path.
+pub fn pages() -> Vec<Vec<u8>> {
+    let mut paths: Vec<_> = ignore::WalkBuilder::new("demo")
+        .standard_filters(false)
+        .follow_links(true)
+        .build()
+        .flatten()
+        .map(ignore::DirEntry::into_path)
+        .filter(|path| path.extension().is_some_and(|extension| extension == "html"))
+        .collect();
+    paths.sort();
+    let pages: Vec<_> = paths.iter().filter_map(|path| std::fs::read(path).ok()).collect();
+    assert!(!pages.is_empty(), "no pages in demo/: run `make bench`");
+    pages
+}
+
+/// Title and chunks of a page.
+pub fn passages(encoder: &Encoder, page: &[u8], html: &MediaType) -> (String, Vec<chunking::Passage>) {
+    let extracted = extract::extract(page, html).unwrap_or_default();
+    let passages = chunking::split(&extracted, &LIMITS, &|text| encoder.count_tokens(text));
+    (extracted.title.unwrap_or_default(), passages)
+}
+
+/// The chunks of every page.
+pub fn chunks(encoder: &Encoder, html: &MediaType) -> Vec<Chunk> {
+    let mut chunks = Vec::new();
+    for (number, page) in pages().iter().enumerate() {
+        let (title, passages) = passages(encoder, page, html);
+        let texts: Vec<_> =
+            passages.iter().map(|passage| format!("{}\n{}", passage.heading, passage.content)).collect();
+        let document_id = Uuid::from_u128(number as u128);
+        for (passage, embedding) in passages.into_iter().zip(encoder.encode_documents(&texts)) {
+            chunks.push(Chunk {
+                id: Uuid::from_u128((number as u128) << 64 | u128::from(passage.ordinal)),
+                document_id,
+                external_id: number.to_string(),
+                title: title.clone(),
+                source_url: None,
+                heading: passage.heading,
+                ordinal: passage.ordinal,
+                content: passage.content,
+                embedding,
+                metadata: Map::new(),
+            });
+        }
+    }
+    chunks
+}
