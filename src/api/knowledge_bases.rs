@@ -219,10 +219,7 @@ fn search_request(draft: SearchDraft) -> Result<SearchRequest, Error> {
     if !(1..=TOP_K_MAX).contains(&draft.top_k) {
         return Err(Error::invalid_field("top_k", format!("must be 1 to {TOP_K_MAX}")));
     }
-    let filter = draft.filter.as_ref().map(Filter::from_json).transpose().map_err(|error| {
-        let place = if error.path.is_empty() { "filter".to_owned() } else { format!("filter.{}", error.path) };
-        Error::invalid_field(place, error.message)
-    })?;
+    let filter = draft.filter.as_ref().map(read_filter).transpose()?;
     let mode = match draft.mode {
         ModeDraft::Hybrid => Mode::Hybrid,
         ModeDraft::Semantic => Mode::Semantic,
@@ -235,6 +232,14 @@ fn search_request(draft: SearchDraft) -> Result<SearchRequest, Error> {
         filter,
         min_version: draft.min_version,
         explain: draft.explain,
+    })
+}
+
+/// The filter that the member `filter` of a body holds.
+pub(super) fn read_filter(json: &serde_json::Value) -> Result<Filter, Error> {
+    Filter::from_json(json).map_err(|error| {
+        let place = if error.path.is_empty() { "filter".to_owned() } else { format!("filter.{}", error.path) };
+        Error::invalid_field(place, error.message)
     })
 }
 

@@ -7,6 +7,7 @@
 
 pub mod docs;
 pub mod documents;
+pub mod documents_by_filter;
 pub mod health;
 pub mod knowledge_bases;
 pub mod lists;
@@ -147,6 +148,8 @@ pub const ROUTES: &[Route] = &[
     route!(GET    "/v1/knowledge-bases/{knowledge_base_id}",                            KnowledgeRead,  Nothing,  knowledge_bases::get_knowledge_base),
     route!(DELETE "/v1/knowledge-bases/{knowledge_base_id}",                            KnowledgeWrite, Nothing,  knowledge_bases::delete_knowledge_base),
     route!(POST   "/v1/knowledge-bases/{knowledge_base_id}/search",                     KnowledgeRead,  Json,     knowledge_bases::search_knowledge_base),
+    route!(POST   "/v1/knowledge-bases/{knowledge_base_id}/delete-documents",           KnowledgeWrite, Json,     documents_by_filter::delete_documents),
+    route!(POST   "/v1/knowledge-bases/{knowledge_base_id}/patch-documents",            KnowledgeWrite, Json,     documents_by_filter::patch_documents),
     route!(GET    "/v1/knowledge-bases/{knowledge_base_id}/documents",                  KnowledgeRead,  Nothing,  documents::list_documents),
     route!(PUT    "/v1/knowledge-bases/{knowledge_base_id}/documents/{document}",       KnowledgeWrite, Document, documents::put_document),
     route!(GET    "/v1/knowledge-bases/{knowledge_base_id}/documents/{document}",       KnowledgeRead,  Nothing,  documents::get_document),

@@ -8,6 +8,7 @@
 //! process memory, so the key's type does.
 
 pub mod bases;
+pub mod by_filter;
 pub mod chunking;
 pub mod documents;
 pub mod extract;
