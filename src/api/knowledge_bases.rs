@@ -15,6 +15,7 @@ use crate::{
     http::{Request, Response, respond},
     knowledge::{
         bases::BaseStatus,
+        loaded::Readiness,
         search::{Found, QUERY_BYTES_MAX, SearchRequest, TOP_K_MAX},
     },
 };
@@ -45,10 +46,18 @@ pub struct KnowledgeBaseView {
     dimensions: usize,
     documents: u64,
     chunks: u64,
-    /// `not_loaded`, `loading`, `does_not_fit` or `ready`: whether this instance answers from memory or from Postgres.
+    /// How far this instance has it in memory: `not_loaded` (nobody asked for it yet, or it was let go for others),
+    /// `loading`, `does_not_fit` (into `retrieval.memory_bytes_max`), `error` (reading it failed, and is tried again) or
+    /// `ready`.
     status: &'static str,
+    /// `memory` or `postgres`: who answers a search now. Both give what was asked for.
+    source: &'static str,
+    /// The share of its chunks that is in memory, 0 to 1, while it is `loading`.
+    progress: Option<f64>,
     /// Versions that this instance's memory is behind, if it answers from memory.
     lag: Option<u64>,
+    /// Bytes of this instance's memory that it takes, or that are set aside for it.
+    memory_bytes: usize,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
 }
@@ -64,7 +73,10 @@ impl From<BaseStatus> for KnowledgeBaseView {
             documents: base.row.document_count,
             chunks: base.row.chunk_count,
             status: base.readiness.as_str(),
+            source: if base.readiness == Readiness::Ready { "memory" } else { "postgres" },
+            progress: base.progress,
             lag: base.lag,
+            memory_bytes: base.memory_bytes,
             created_at: base.row.created_at,
         }
     }
@@ -98,6 +110,12 @@ pub async fn get_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result<Re
 pub async fn delete_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result<Response, Error> {
     app.knowledge.delete_base(ctx, knowledge_base_id(&req)?).await?;
     Ok(respond::no_content())
+}
+
+/// `POST /v1/knowledge-bases/{knowledge_base_id}/warm`
+pub async fn warm_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result<Response, Error> {
+    let base = app.knowledge.warm_base(ctx, knowledge_base_id(&req)?).await?;
+    respond::ok(&KnowledgeBaseView::from(base))
 }
 
 /// A search.
@@ -340,6 +358,12 @@ pub(super) mod docs_of {
 
     pub(in crate::api) fn delete_knowledge_base() -> Docs {
         Docs::new("Delete a knowledge base with its documents", Gives::nothing(204, "It is gone."))
+    }
+
+    pub(in crate::api) fn warm_knowledge_base() -> Docs {
+        let gives = Gives::json::<KnowledgeBaseView>(200, "How far it is now; `status` is `ready` if memory answers.");
+        Docs::new("Load a knowledge base into memory", gives)
+            .about("As the first search does, but waits until it is loaded, for at most 20 seconds.")
     }
 
     pub(in crate::api) fn search_knowledge_base() -> Docs {

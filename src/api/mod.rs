@@ -148,6 +148,7 @@ pub const ROUTES: &[Route] = &[
     route!(GET    "/v1/knowledge-bases/{knowledge_base_id}",                            KnowledgeRead,  Nothing,  knowledge_bases::get_knowledge_base),
     route!(DELETE "/v1/knowledge-bases/{knowledge_base_id}",                            KnowledgeWrite, Nothing,  knowledge_bases::delete_knowledge_base),
     route!(POST   "/v1/knowledge-bases/{knowledge_base_id}/search",                     KnowledgeRead,  Json,     knowledge_bases::search_knowledge_base),
+    route!(POST   "/v1/knowledge-bases/{knowledge_base_id}/warm",                       KnowledgeRead,  Nothing,  knowledge_bases::warm_knowledge_base),
     route!(POST   "/v1/knowledge-bases/{knowledge_base_id}/delete-documents",           KnowledgeWrite, Json,     documents_by_filter::delete_documents),
     route!(POST   "/v1/knowledge-bases/{knowledge_base_id}/patch-documents",            KnowledgeWrite, Json,     documents_by_filter::patch_documents),
     route!(GET    "/v1/knowledge-bases/{knowledge_base_id}/documents",                  KnowledgeRead,  Nothing,  documents::list_documents),

@@ -76,8 +76,7 @@ impl Knowledge {
         let base = store::knowledge_bases::find(&mut tx, knowledge_base_id)
             .await?
             .ok_or(Error::NotFound { what: "knowledge base" })?;
-        if let Some(unknown) =
-            documents_by_filter::find_unknown_key(&mut tx, knowledge_base_id, &filter.keys()).await?
+        if let Some(unknown) = documents_by_filter::find_unknown_key(&mut tx, knowledge_base_id, &filter.keys()).await?
         {
             let error = SearchError::UnknownKey { key: unknown.key, known: unknown.known };
             return Err(Error::invalid_field("filter", error.to_string().replace("no chunk", "no document")));
@@ -136,6 +135,9 @@ impl Knowledge {
         };
         tx.commit().await?;
         drop(turn);
+        if matches!(deed, Deed::Delete) {
+            loaded.purge(version);
+        }
         loaded.wake(version);
         Ok((changed, version))
     }
@@ -230,8 +232,7 @@ fn same(left: &Value, right: &Value) -> bool {
 }
 
 fn same_object(left: &Map<String, Value>, right: &Map<String, Value>) -> bool {
-    left.len() == right.len()
-        && left.iter().all(|(key, value)| right.get(key).is_some_and(|other| same(value, other)))
+    left.len() == right.len() && left.iter().all(|(key, value)| right.get(key).is_some_and(|other| same(value, other)))
 }
 
 #[cfg(test)]
@@ -267,7 +268,9 @@ mod tests {
     #[test]
     fn a_patch_that_changes_nothing_writes_nothing() {
         let present = json!({"n": 100, "s": "x", "list": [1, 2.0], "o": {"deep": 1}});
-        for patch in [json!({"n": 1e2}), json!({"missing": null}), json!({"o": {"deep": 1.0}}), json!({"list": [1.0, 2]})] {
+        for patch in
+            [json!({"n": 1e2}), json!({"missing": null}), json!({"o": {"deep": 1.0}}), json!({"list": [1.0, 2]})]
+        {
             assert_eq!(patched(document(present.clone()), &object(patch.clone())).unwrap(), None, "{patch}");
         }
         for patch in [json!({"n": 101}), json!({"s": null}), json!({"o": {"deep": "1"}}), json!({"list": [1]})] {

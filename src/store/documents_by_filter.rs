@@ -45,11 +45,8 @@ const UNKNOWN_KEY: Statement = Statement {
     sql: include_str!("sql/documents/unknown_key.sql"),
     types: &[Type::UUID, Type::TEXT_ARRAY],
 };
-const KNOWN_KEYS: Statement = Statement {
-    name: "documents/known_keys",
-    sql: include_str!("sql/documents/known_keys.sql"),
-    types: &[Type::UUID],
-};
+const KNOWN_KEYS: Statement =
+    Statement { name: "documents/known_keys", sql: include_str!("sql/documents/known_keys.sql"), types: &[Type::UUID] };
 
 /// Rows of one round trip: with the largest metadata that the API takes, 4 MiB.
 const PAGE_MAX: i64 = 256;
