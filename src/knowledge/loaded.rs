@@ -575,7 +575,7 @@ mod tests {
         tokio::time::advance(AFTER - Duration::from_secs(2)).await;
         new.note_search();
         assert_eq!(room(26), Some(vec![bases[3].key, bases[1].key]));
-        assert_eq!(room(51), None, "the third was searched within the time");
+        assert_eq!(room(76), None, "the third was searched within the time");
         tokio::time::advance(Duration::from_secs(2)).await;
         new.note_search();
         assert_eq!(room(100), Some([3, 1, 0, 2].map(|n: usize| bases[n].key).to_vec()));
