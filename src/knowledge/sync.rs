@@ -176,9 +176,9 @@ impl Sync {
                 self.loaded.remove(&base);
                 self.snapshots.remove_others(base.key, None);
             }
-            () = self.tasks.stopping().cancelled() => self.save_last(&base, built.as_mut()).await,
+            () = self.tasks.stopping().cancelled() => Box::pin(self.save_last(&base, built.as_mut())).await,
             () = base.let_gone() => {
-                self.save_last(&base, built.as_mut()).await;
+                Box::pin(self.save_last(&base, built.as_mut())).await;
                 self.loaded.remove(&base);
                 self.loaded.note_unload();
             }
@@ -192,12 +192,13 @@ impl Sync {
     async fn follow(self: &Arc<Self>, base: &Arc<Base>, built: &mut Option<Built>) {
         let mut pause = PAUSE_MIN;
         loop {
-            let looked = self.look(base, built).await;
+            // Boxed, as it is large: most knowledge bases rest most of the time, and there may be many.
+            let looked = Box::pin(self.look(base, built)).await;
             base.release();
             let rest = match looked {
                 Ok(Looked::Gone) => return,
                 Ok(Looked::DoesNotFit { bytes }) => {
-                    if self.make_room(base, bytes).await {
+                    if Box::pin(self.make_room(base, bytes)).await {
                         continue;
                     }
                     *built = None;
@@ -229,7 +230,7 @@ impl Sync {
                 }
             };
             self.rest(base, rest).await;
-            self.save_if_due(base, built.as_mut()).await;
+            Box::pin(self.save_if_due(base, built.as_mut())).await;
         }
     }
 
