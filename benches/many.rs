@@ -32,46 +32,44 @@ fn main() {
     let mut random = StdRng::seed_from_u64(7);
     println!("{bases} knowledge bases of {chunks} chunks, {DIMENSIONS} dimensions, {} words a chunk", WORDS.0);
 
-    let mut spent = Duration::ZERO;
+    let (mut spent, mut spent_cpu) = (Duration::ZERO, Duration::ZERO);
     let mut text_bytes = 0;
-    let before = resident_bytes();
+    let at_start = resident_bytes();
     let indexes: Vec<Index> = (0..bases)
         .map(|_| {
             let upserts = drawn(&mut random, chunks);
             text_bytes += upserts.iter().map(|chunk| chunk.content.len()).sum::<usize>();
-            let started = Instant::now();
+            let (started, cpu) = (Instant::now(), cpu_time());
             let index = Index::new(settings.clone());
             index.apply(Batch { version: 1, upserts, deletions: Vec::new() }).expect("a sound batch");
             spent += started.elapsed();
+            spent_cpu += cpu_time() - cpu;
             index
         })
         .collect();
     let counted: usize = indexes.iter().map(Index::memory_bytes).sum();
     println!("text: {} bytes a base, vectors: {}", text_bytes / bases, chunks * DIMENSIONS * 4);
-    println!("built: {:?} a base, counts {} bytes", spent / bases as u32, counted / bases);
-    println!("       resident {} bytes a base", resident_bytes().saturating_sub(before) / bases);
+    let each = |time: Duration| time / bases as u32;
+    println!("built: {:?} a base ({:?} CPU), counts {} bytes", each(spent), each(spent_cpu), counted / bases);
+    println!("       process takes {} bytes a base", resident_bytes().saturating_sub(at_start) / bases);
     search(&indexes, &mut random);
 
     let folder = tempfile::tempdir().expect("a folder");
-    let started = Instant::now();
+    let (started, cpu) = (Instant::now(), cpu_time());
     for (n, index) in indexes.iter().enumerate() {
         index.snapshot(&folder.path().join(n.to_string())).expect("a snapshot");
     }
-    println!("saved: {:?} a base", started.elapsed() / bases as u32);
+    println!("saved: {:?} a base ({:?} CPU)", each(started.elapsed()), each(cpu_time() - cpu));
     drop(indexes);
 
-    let before = resident_bytes();
-    let started = Instant::now();
+    let (started, cpu) = (Instant::now(), cpu_time());
     let indexes: Vec<Index> = (0..bases)
         .map(|n| Index::restore(&folder.path().join(n.to_string()), &settings).expect("a sound snapshot"))
         .collect();
-    let spent = started.elapsed();
+    let (spent, spent_cpu) = (started.elapsed(), cpu_time() - cpu);
     let counted: usize = indexes.iter().map(Index::memory_bytes).sum();
-    println!("loaded: {:?} a base, counts {} bytes", spent / bases as u32, counted / bases);
-    println!(
-        "        resident {} bytes a base (less what the built ones left behind)",
-        resident_bytes().saturating_sub(before) / bases
-    );
+    println!("loaded: {:?} a base ({:?} CPU), counts {} bytes", each(spent), each(spent_cpu), counted / bases);
+    println!("        process takes {} bytes a base", resident_bytes().saturating_sub(at_start) / bases);
     search(&indexes, &mut random);
 }
 
@@ -138,4 +136,12 @@ fn resident_bytes() -> usize {
     let kib =
         status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse().ok());
     kib.unwrap_or(0) * 1_024
+}
+
+/// CPU time of all threads of this process so far, as Linux counts it; 0 elsewhere.
+fn cpu_time() -> Duration {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let nanoseconds = |text: String| text.split(' ').next()?.parse::<u64>().ok();
+    let each = threads.filter_map(|thread| nanoseconds(std::fs::read_to_string(thread.path().join("schedstat")).ok()?));
+    Duration::from_nanos(each.sum())
 }
