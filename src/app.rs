@@ -83,6 +83,7 @@ impl App {
     pub fn render_metrics(&self) -> String {
         let bases = self.knowledge.loaded().all();
         let indexes: Vec<_> = bases.iter().filter_map(|base| base.index()).collect();
+        let (index_loads, index_unloads) = self.knowledge.loaded().loads_and_unloads();
         let gauges = crate::metrics::Gauges {
             connections: self.connections.open().iter().sum(),
             connections_accepted: self.connections.accepted(),
@@ -93,6 +94,8 @@ impl App {
             index_bases: indexes.len(),
             index_chunks: indexes.iter().map(|index| index.len()).sum(),
             index_bytes: indexes.iter().map(|index| index.memory_bytes()).sum(),
+            index_loads,
+            index_unloads,
             sync_lag_versions: bases.iter().map(|base| base.lag()).max().unwrap_or(0),
         };
         self.metrics.render(&gauges)

@@ -97,8 +97,11 @@ pub struct DatabaseConfig {
 pub struct RetrievalConfig {
     /// Folder with the encoder's weights (safetensors) and tokenizer.
     pub weights_dir: PathBuf,
-    /// Memory for loaded knowledge bases; one that does not fit is answered by Postgres.
+    /// Memory for loaded knowledge bases; the least recently searched are let go, and one that does not fit even so is
+    /// answered by Postgres.
     pub memory_bytes_max: usize,
+    /// A knowledge base that was searched within this time is not let go to make room for another.
+    pub unload_after: Duration,
     /// Longest that a search waits for its `min_version` before Postgres answers instead.
     pub min_version_wait: Duration,
     /// Pause between two looks at the versions in Postgres, for wake-ups that got lost.
@@ -184,7 +187,8 @@ pub const KNOBS: &[Knob] = &[
     Knob { name: "database.idle_timeout", default: "20s", meaning: "a connection idle for longer is closed", set: |c, v| put_duration(&mut c.database.idle_timeout, v) },
     Knob { name: "database.lifetime", default: "3600s", meaning: "a connection older than this is closed when it comes back", set: |c, v| put_duration(&mut c.database.lifetime, v) },
     Knob { name: "retrieval.weights_dir", default: "weights", meaning: "folder with the encoder's weights (safetensors) and tokenizer", set: |c, v| put_path(&mut c.retrieval.weights_dir, v) },
-    Knob { name: "retrieval.memory_bytes_max", default: "8589934592", meaning: "memory for loaded knowledge bases, in bytes; one that does not fit is answered by Postgres", set: |c, v| put_in(&mut c.retrieval.memory_bytes_max, v, 0, usize::MAX >> 1) },
+    Knob { name: "retrieval.memory_bytes_max", default: "8589934592", meaning: "memory for loaded knowledge bases, in bytes; the least recently searched are let go, and one that does not fit even so is answered by Postgres", set: |c, v| put_in(&mut c.retrieval.memory_bytes_max, v, 0, usize::MAX >> 1) },
+    Knob { name: "retrieval.unload_after", default: "60s", meaning: "a knowledge base that was searched within this time is not let go to make room for another", set: |c, v| put_duration(&mut c.retrieval.unload_after, v) },
     Knob { name: "retrieval.min_version_wait", default: "1s", meaning: "longest that a search waits for its `min_version` before Postgres answers instead", set: |c, v| put_duration(&mut c.retrieval.min_version_wait, v) },
     Knob { name: "retrieval.poll_interval", default: "1s", meaning: "pause between two looks at the versions in Postgres, for wake-ups that got lost", set: |c, v| put_duration(&mut c.retrieval.poll_interval, v) },
     Knob { name: "retrieval.snapshot_interval", default: "10s", meaning: "shortest time between two snapshots of one knowledge base", set: |c, v| put_duration(&mut c.retrieval.snapshot_interval, v) },
@@ -293,6 +297,7 @@ fn blank() -> Config {
         retrieval: RetrievalConfig {
             weights_dir: PathBuf::new(),
             memory_bytes_max: 0,
+            unload_after: Duration::ZERO,
             min_version_wait: Duration::ZERO,
             poll_interval: Duration::ZERO,
             snapshot_interval: Duration::ZERO,

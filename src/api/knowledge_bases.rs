@@ -15,6 +15,7 @@ use crate::{
     http::{Request, Response, respond},
     knowledge::{
         bases::BaseStatus,
+        loaded::Readiness,
         search::{Found, QUERY_BYTES_MAX, SearchRequest, TOP_K_MAX},
     },
 };
@@ -53,10 +54,18 @@ pub struct KnowledgeBaseView {
     dimensions: usize,
     documents: u64,
     chunks: u64,
-    /// `not_loaded`, `loading`, `does_not_fit` or `ready`: whether this instance answers from memory or from Postgres.
+    /// How far this instance has it in memory: `not_loaded` (nobody asked for it yet, or it was let go for others),
+    /// `loading`, `does_not_fit` (into `retrieval.memory_bytes_max`), `error` (reading it failed, and is tried again) or
+    /// `ready`.
     status: &'static str,
+    /// `memory` or `postgres`: who answers a search now. Both give what was asked for.
+    source: &'static str,
+    /// The share of its chunks that is in memory, 0 to 1, while it is `loading`.
+    progress: Option<f64>,
     /// Versions that this instance's memory is behind, if it answers from memory.
     lag: Option<u64>,
+    /// Bytes of this instance's memory that it takes, or that are set aside for it.
+    memory_bytes: usize,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
 }
@@ -73,7 +82,10 @@ impl From<BaseStatus> for KnowledgeBaseView {
             documents: base.row.document_count,
             chunks: base.row.chunk_count,
             status: base.readiness.as_str(),
+            source: if base.readiness == Readiness::Ready { "memory" } else { "postgres" },
+            progress: base.progress,
             lag: base.lag,
+            memory_bytes: base.memory_bytes,
             created_at: base.row.created_at,
         }
     }
@@ -107,6 +119,12 @@ pub async fn get_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result<Re
 pub async fn delete_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result<Response, Error> {
     app.knowledge.delete_base(ctx, knowledge_base_id(&req)?).await?;
     Ok(respond::no_content())
+}
+
+/// `POST /v1/knowledge-bases/{knowledge_base_id}/warm`
+pub async fn warm_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result<Response, Error> {
+    let base = app.knowledge.warm_base(ctx, knowledge_base_id(&req)?).await?;
+    respond::ok(&KnowledgeBaseView::from(base))
 }
 
 /// A search.
@@ -232,10 +250,7 @@ fn search_request(draft: SearchDraft) -> Result<SearchRequest, Error> {
     if !(1..=TOP_K_MAX).contains(&draft.top_k) {
         return Err(Error::invalid_field("top_k", format!("must be 1 to {TOP_K_MAX}")));
     }
-    let filter = draft.filter.as_ref().map(Filter::from_json).transpose().map_err(|error| {
-        let place = if error.path.is_empty() { "filter".to_owned() } else { format!("filter.{}", error.path) };
-        Error::invalid_field(place, error.message)
-    })?;
+    let filter = draft.filter.as_ref().map(read_filter).transpose()?;
     let mode = match draft.mode {
         ModeDraft::Hybrid => Mode::Hybrid,
         ModeDraft::Semantic => Mode::Semantic,
@@ -255,6 +270,14 @@ fn search_request(draft: SearchDraft) -> Result<SearchRequest, Error> {
         return Err(Error::invalid_field("query", told));
     }
     Ok(request)
+}
+
+/// The filter that the member `filter` of a body holds.
+pub(super) fn read_filter(json: &serde_json::Value) -> Result<Filter, Error> {
+    Filter::from_json(json).map_err(|error| {
+        let place = if error.path.is_empty() { "filter".to_owned() } else { format!("filter.{}", error.path) };
+        Error::invalid_field(place, error.message)
+    })
 }
 
 fn source(found: &Found) -> &'static str {
@@ -354,6 +377,12 @@ pub(super) mod docs_of {
 
     pub(in crate::api) fn delete_knowledge_base() -> Docs {
         Docs::new("Delete a knowledge base with its documents", Gives::nothing(204, "It is gone."))
+    }
+
+    pub(in crate::api) fn warm_knowledge_base() -> Docs {
+        let gives = Gives::json::<KnowledgeBaseView>(200, "How far it is now; `status` is `ready` if memory answers.");
+        Docs::new("Load a knowledge base into memory", gives)
+            .about("As the first search does, but waits until it is loaded, for at most 20 seconds.")
     }
 
     pub(in crate::api) fn search_knowledge_base() -> Docs {

@@ -175,6 +175,7 @@ impl Knowledge {
         let version = store::documents::delete(&mut tx, knowledge_base_id, document.id).await?;
         tx.commit().await?;
         drop(turn);
+        loaded.purge(version);
         loaded.wake(version);
         Ok(version)
     }

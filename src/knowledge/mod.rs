@@ -8,6 +8,7 @@
 //! process memory, so the key's type does.
 
 pub mod bases;
+pub mod by_filter;
 pub mod chunking;
 pub mod documents;
 pub mod extract;
@@ -54,9 +55,9 @@ impl Knowledge {
         Self { store, encoder, compute, loaded, sync, config }
     }
 
-    /// Has `key` loaded, or brought up to `version` if it is; Postgres answers until it is there.
+    /// Has `key`, which is being searched, loaded, or brought up to `version` if it is; Postgres answers until it is there.
     fn load_in_background(&self, key: BaseKey, version: u64) {
-        let _ = self.sync.ensure(key, version);
+        let _ = self.sync.ensure_for_search(key, version);
     }
 
     /// The knowledge bases at hand in this process.

@@ -87,6 +87,7 @@ impl Knowledge {
             && self.is_far_enough(&base, request.min_version).await
             && let Some(index) = base.index()
         {
+            base.note_search();
             return self.search_memory(index, request).await.map(Found::Memory);
         }
         self.search_postgres(ctx, knowledge_base_id, request).await

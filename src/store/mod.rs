@@ -12,6 +12,7 @@ pub mod api_keys;
 pub mod changes;
 pub mod chunks;
 pub mod documents;
+pub mod documents_by_filter;
 pub mod embedded;
 mod error;
 pub mod health;

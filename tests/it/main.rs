@@ -7,12 +7,14 @@
 mod harness;
 
 mod bad_input;
+mod by_filter;
 mod cli;
 mod crash;
 mod documents;
 mod http;
 mod knowledge_bases;
 mod lists;
+mod memory;
 mod openapi;
 mod outage;
 mod scripts;

@@ -45,7 +45,18 @@ async fn every_answer_has_the_form_that_the_document_says() {
         let path = route.pattern.replace("{knowledge_base_id}", &id).replace("{document}", "a");
         let body = match (&route.method, route.pattern) {
             (&Method::POST, "/v1/knowledge-bases") => json!({ "name": "another" }).to_string(),
-            (&Method::POST, _) => json!({ "query": "secret", "explain": true }).to_string(),
+            (&Method::POST, pattern) if pattern.ends_with("/search") => {
+                json!({ "query": "secret", "explain": true }).to_string()
+            }
+            (&Method::POST, pattern) if pattern.ends_with("/delete-documents") => {
+                json!({ "filter": { "type": "eq", "key": "lang", "value": "none" } }).to_string()
+            }
+            (&Method::POST, pattern) if pattern.ends_with("/patch-documents") => {
+                let filter = json!({ "type": "eq", "key": "lang", "value": "en" });
+                json!({ "filter": filter, "metadata": { "lang": "en" } }).to_string()
+            }
+            (&Method::POST, pattern) if pattern.ends_with("/warm") => String::new(),
+            (&Method::POST, _) => panic!("a body for {}", route.pattern),
             (&Method::PUT, _) => draft.to_string(),
             _ => String::new(),
         };

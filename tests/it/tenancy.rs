@@ -14,8 +14,20 @@ fn fill(pattern: &str, knowledge_base: &str) -> String {
 fn body(method: &str, pattern: &str) -> serde_json::Value {
     match (method, pattern) {
         ("POST", "/v1/knowledge-bases") => json!({ "name": "another" }),
-        ("POST", _) => json!({ "query": "secret" }),
+        ("POST", pattern) if pattern.ends_with("/search") => json!({ "query": "secret" }),
+        ("POST", pattern) if pattern.ends_with("/warm") => serde_json::Value::Null,
+        ("POST", pattern) => by_filter(pattern),
         _ => json!({ "content": "overwritten" }),
+    }
+}
+
+/// What the routes by filter take; harmless to the owner, since no document has the key.
+fn by_filter(pattern: &str) -> serde_json::Value {
+    let filter = json!({ "type": "exists", "key": "secret" });
+    if pattern.ends_with("/patch-documents") {
+        json!({ "filter": filter, "metadata": { "secret": true } })
+    } else {
+        json!({ "filter": filter })
     }
 }
 
