@@ -1,4 +1,4 @@
-//! Knowledge bases: created with the server's encoder as their first generation, listed, deleted with all they hold.
+//! Knowledge bases: created with one of the server's encoders for their first generation, listed, deleted with all they hold.
 
 use super::{BaseKey, Knowledge, loaded::Readiness};
 use crate::{
@@ -23,14 +23,15 @@ pub struct BaseStatus {
 }
 
 impl Knowledge {
-    /// Creates an empty knowledge base whose chunks this server's encoder encodes.
+    /// Creates an empty knowledge base whose chunks the encoder of that name encodes, or the static one if none is named.
     ///
     /// # Errors
-    /// `Conflict` if the tenant has one of that name.
-    pub async fn create_base(&self, ctx: &Ctx, name: &str) -> Result<BaseStatus, Error> {
+    /// `Conflict` if the tenant has one of that name; `Invalid` if the server has no such encoder.
+    pub async fn create_base(&self, ctx: &Ctx, name: &str, encoder: Option<&str>) -> Result<BaseStatus, Error> {
+        let encoder = encoder.map_or_else(|| Ok(self.encoders.standard()), |encoder| self.encoders.named(encoder))?;
         let mut tx = self.store.tenant_tx(ctx).await?;
-        let (encoder, dimensions) = (self.encoder.fingerprint(), self.encoder.dimensions());
-        let row = store::knowledge_bases::insert(&mut tx, name, encoder, dimensions).await?;
+        let row =
+            store::knowledge_bases::insert(&mut tx, name, encoder.fingerprint(), encoder.dimensions()).await?;
         tx.commit().await?;
         Ok(self.with_status(ctx, row))
     }
