@@ -21,7 +21,7 @@ use crate::{
     compute::Compute,
     config::Config,
     http::body::Room,
-    knowledge::{BaseKey, Knowledge, LoadedBases, encoders::Encoders, snapshots::Snapshots, sync::Sync},
+    knowledge::{BaseKey, Knowledge, LoadedBases, encoders::Encoders, generations::Builder, snapshots::Snapshots, sync::Sync},
     metrics::Metrics,
     server::{ConnInfo, Counters, Server},
     store::{self, Store, StoreError, embedded::EmbeddedCluster, listen::Notification},
@@ -169,9 +169,11 @@ impl Stack {
             config.retrieval.clone(),
         );
         let accounts = Arc::new(Accounts::new(store.clone()));
+        let builder = Builder::new(store.clone(), encoders.clone(), loaded.clone(), tasks.clone());
         let knowledge = Knowledge::new(
             store.clone(),
             encoders,
+            builder.clone(),
             compute.clone(),
             loaded,
             sync.clone(),
@@ -197,6 +199,7 @@ impl Stack {
         };
         let server = Server::start(listener, service)?;
         tasks.spawn(follow_notifications(store.clone(), sync.clone(), accounts, tasks.clone()));
+        tasks.spawn(builder.run());
         if connections.owner.is_some() {
             tasks.spawn(store::upkeep::run(store, tasks.stopping().clone()));
         }

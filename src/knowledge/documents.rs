@@ -16,7 +16,7 @@ use crate::{
     ctx::{Ctx, DocumentId, KnowledgeBaseId},
     error::Error,
     store::{
-        self, TenantTx,
+        self, StoreError, TenantTx,
         documents::DocumentRow,
         page::{Page, PageRequest},
     },
@@ -25,8 +25,11 @@ use crate::{
 /// Longest external id, in bytes.
 pub const EXTERNAL_ID_BYTES_MAX: usize = 1_024;
 
+/// How often a document is encoded for a knowledge base that keeps getting other encoders.
+const ENCODED_MAX: usize = 3;
+
 /// A document as a caller hands it in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct DocumentDraft {
     /// The caller's own name for it, such as a path: unique in the knowledge base.
     pub external_id: String,
@@ -75,6 +78,21 @@ impl Knowledge {
         knowledge_base_id: KnowledgeBaseId,
         draft: DocumentDraft,
     ) -> Result<Receipt, Error> {
+        for _ in 0..ENCODED_MAX {
+            if let Some(receipt) = self.try_put_document(ctx, knowledge_base_id, draft.clone()).await? {
+                return Ok(receipt);
+            }
+        }
+        Err(StoreError::GenerationSwitched.into())
+    }
+
+    /// None if the knowledge base got another encoder meanwhile, so that nothing was written.
+    async fn try_put_document(
+        &self,
+        ctx: &Ctx,
+        knowledge_base_id: KnowledgeBaseId,
+        draft: DocumentDraft,
+    ) -> Result<Option<Receipt>, Error> {
         let content_sha256: [u8; 32] = Sha256::digest(&draft.content).into();
         let mut tx = self.store.tenant_tx(ctx).await?;
         let base = store::knowledge_bases::find(&mut tx, knowledge_base_id)
@@ -85,13 +103,13 @@ impl Knowledge {
         tx.commit().await?;
         let encoder = self.encoders.of(&base.encoder)?;
         if let Some(present) = present.filter(|present| is_unchanged(present, &draft, &content_sha256)) {
-            return Ok(Receipt {
+            return Ok(Some(Receipt {
                 id: present.id,
                 written: false,
                 chunks: present.chunk_count,
                 version: base.version,
                 content_sha256,
-            });
+            }));
         }
         let external_id = draft.external_id.clone();
         // The bytes count towards the documents that are held at once; so do, with them, the chunks made of them.
@@ -101,12 +119,16 @@ impl Knowledge {
         let turn = loaded.turn_to_write().await;
         let mut tx = self.store.tenant_tx(ctx).await?;
         let replaced =
-            store::documents::replace(&mut tx, knowledge_base_id, base.generation_id, &document, &chunks).await?;
+            match store::documents::replace(&mut tx, knowledge_base_id, base.generation_id, &document, &chunks).await {
+                Err(StoreError::GenerationSwitched) => return Ok(None),
+                replaced => replaced?,
+            };
         tx.commit().await?;
         drop(turn);
         tracing::debug!(%external_id, chunks = chunks.len(), version = replaced.version, "document written");
         loaded.wake(replaced.version);
-        Ok(Receipt { id: replaced.id, written: true, chunks: chunks.len(), version: replaced.version, content_sha256 })
+        let (id, version) = (replaced.id, replaced.version);
+        Ok(Some(Receipt { id, written: true, chunks: chunks.len(), version, content_sha256 }))
     }
 
     /// A page of the knowledge base's documents, by external id.

@@ -13,6 +13,7 @@ pub mod chunking;
 pub mod documents;
 pub mod encoders;
 pub mod extract;
+pub mod generations;
 pub mod loaded;
 pub mod search;
 pub mod snapshots;
@@ -27,6 +28,7 @@ use crate::{compute::Compute, config::RetrievalConfig, store::Store};
 pub use crate::store::{
     chunks::ChunkRow,
     documents::DocumentRow,
+    generations::GenerationRow,
     page::{Page, PageRequest, Start},
     search::FallbackHit,
 };
@@ -36,6 +38,7 @@ pub use loaded::{Base, BaseKey, LoadedBases};
 pub struct Knowledge {
     store: Arc<Store>,
     encoders: Arc<Encoders>,
+    builder: Arc<generations::Builder>,
     compute: Arc<Compute>,
     loaded: Arc<LoadedBases>,
     sync: Arc<sync::Sync>,
@@ -47,12 +50,13 @@ impl Knowledge {
     pub fn new(
         store: Arc<Store>,
         encoders: Arc<Encoders>,
+        builder: Arc<generations::Builder>,
         compute: Arc<Compute>,
         loaded: Arc<LoadedBases>,
         sync: Arc<sync::Sync>,
         config: RetrievalConfig,
     ) -> Self {
-        Self { store, encoders, compute, loaded, sync, config }
+        Self { store, encoders, builder, compute, loaded, sync, config }
     }
 
     /// Has `key` loaded, or brought up to `version` if it is; Postgres answers until it is there.

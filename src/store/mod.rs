@@ -14,6 +14,7 @@ pub mod chunks;
 pub mod documents;
 pub mod embedded;
 mod error;
+pub mod generations;
 pub mod health;
 pub mod knowledge_bases;
 pub mod listen;
