@@ -15,7 +15,7 @@ ALTER TABLE embedding_generations
 
 CREATE UNIQUE INDEX embedding_generations_building ON embedding_generations (tenant_id, knowledge_base_id)
     WHERE state = 'building';
-CREATE INDEX embedding_generations_due ON embedding_generations (created_at, id) WHERE state <> 'active';
+CREATE INDEX embedding_generations_due ON embedding_generations (tenant_id, knowledge_base_id, id) WHERE state <> 'active';
 
 GRANT INSERT (state), UPDATE (state) ON embedding_generations TO tertulia_app;
 GRANT UPDATE (state, source_id, cursor_version, cursor_id, builder, leased_until, problem)

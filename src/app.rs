@@ -21,7 +21,9 @@ use crate::{
     compute::Compute,
     config::Config,
     http::body::Room,
-    knowledge::{BaseKey, Knowledge, LoadedBases, encoders::Encoders, generations::Builder, snapshots::Snapshots, sync::Sync},
+    knowledge::{
+        BaseKey, Knowledge, LoadedBases, encoders::Encoders, generations::Builder, snapshots::Snapshots, sync::Sync,
+    },
     metrics::Metrics,
     server::{ConnInfo, Counters, Server},
     store::{self, Store, StoreError, embedded::EmbeddedCluster, listen::Notification},

@@ -303,7 +303,8 @@ impl Config {
             errors.push("encoder.url, encoder.model and encoder.dimensions go together: set all or none".into());
         }
         if encoder.model == STATIC_ENCODER {
-            errors.push(format!("encoder.model may not be `{STATIC_ENCODER}`: the encoder in the process has that name"));
+            errors
+                .push(format!("encoder.model may not be `{STATIC_ENCODER}`: the encoder in the process has that name"));
         }
         if encoder.api_key.is_some() && encoder.api_key_file.is_some() {
             errors.push("encoder.api_key and encoder.api_key_file are two places for one key: set one of them".into());
@@ -578,7 +579,8 @@ mod tests {
         assert_eq!(config.encoder.url.as_deref(), Some("https://api.example.com/v1"));
         assert!(!format!("{config:?}").contains("secret"), "{config:?}");
         for left_out in 0..3 {
-            let rest: Vec<_> = whole.iter().enumerate().filter(|(n, _)| *n != left_out).map(|(_, pair)| *pair).collect();
+            let rest: Vec<_> =
+                whole.iter().enumerate().filter(|(n, _)| *n != left_out).map(|(_, pair)| *pair).collect();
             assert!(load(&rest, None).unwrap_err().to_string().contains("go together"));
         }
         for (name, bad) in [

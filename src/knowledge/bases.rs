@@ -30,8 +30,7 @@ impl Knowledge {
     pub async fn create_base(&self, ctx: &Ctx, name: &str, encoder: Option<&str>) -> Result<BaseStatus, Error> {
         let encoder = encoder.map_or_else(|| Ok(self.encoders.standard()), |encoder| self.encoders.named(encoder))?;
         let mut tx = self.store.tenant_tx(ctx).await?;
-        let row =
-            store::knowledge_bases::insert(&mut tx, name, encoder.fingerprint(), encoder.dimensions()).await?;
+        let row = store::knowledge_bases::insert(&mut tx, name, encoder.fingerprint(), encoder.dimensions()).await?;
         tx.commit().await?;
         Ok(self.with_status(ctx, row))
     }

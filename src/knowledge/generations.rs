@@ -42,9 +42,15 @@ impl Knowledge {
     /// # Errors
     /// `NotFound` if the tenant has no such knowledge base; `Invalid` if the server has no such encoder; `Conflict` if the
     /// knowledge base has that encoder already, or another generation is being built.
-    pub async fn start_generation(&self, ctx: &Ctx, id: KnowledgeBaseId, encoder: &str) -> Result<GenerationRow, Error> {
+    pub async fn start_generation(
+        &self,
+        ctx: &Ctx,
+        id: KnowledgeBaseId,
+        encoder: &str,
+    ) -> Result<GenerationRow, Error> {
         let mut tx = self.store.tenant_tx(ctx).await?;
-        let base = store::knowledge_bases::find(&mut tx, id).await?.ok_or(Error::NotFound { what: "knowledge base" })?;
+        let base =
+            store::knowledge_bases::find(&mut tx, id).await?.ok_or(Error::NotFound { what: "knowledge base" })?;
         let encoder = self.encoders.named(encoder)?;
         if base.encoder == encoder.fingerprint() {
             return Err(Error::Conflict { detail: "The knowledge base is encoded by that encoder already.".into() });
@@ -138,7 +144,10 @@ impl Builder {
                 Ok(Left::Work) => continue,
                 Ok(Left::Nothing) => {}
                 Err(error) => {
-                    tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "generations could not be looked at");
+                    tracing::warn!(
+                        error = format!("{:#}", anyhow::Error::new(error)),
+                        "generations could not be looked at"
+                    );
                 }
             }
             tokio::select! {
@@ -230,8 +239,11 @@ impl Builder {
 
     /// The vectors of those of `chunks` that have a text. The lease is renewed for as long as it takes.
     async fn encode(&self, due: &Due, chunks: &[SourceChunk]) -> Result<Vec<Vec<f32>>, Error> {
-        let texts: Vec<String> =
-            chunks.iter().filter_map(|chunk| chunk.text.as_ref()).map(|(heading, content)| text_of(heading, content)).collect();
+        let texts: Vec<String> = chunks
+            .iter()
+            .filter_map(|chunk| chunk.text.as_ref())
+            .map(|(heading, content)| text_of(heading, content))
+            .collect();
         if texts.is_empty() {
             return Ok(Vec::new());
         }

@@ -159,12 +159,7 @@ impl Knowledge {
     /// The vector of the question, where the mode needs one, by the encoder of that fingerprint.
     async fn encode(&self, request: &SearchRequest, fingerprint: &str) -> Result<Question, Error> {
         if request.mode == Mode::Keyword {
-            return Ok(Question {
-                mode: Mode::Keyword,
-                embedding: None,
-                encoded_in: Duration::ZERO,
-                partial: None,
-            });
+            return Ok(Question { mode: Mode::Keyword, embedding: None, encoded_in: Duration::ZERO, partial: None });
         }
         let encoder = self.encoders.of(fingerprint)?;
         let started = Instant::now();
@@ -177,7 +172,10 @@ impl Knowledge {
                     ServiceError::Timeout(_) => Partial::EncoderTimeout,
                     _ => Partial::EncoderUnavailable,
                 };
-                tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "question not encoded; searching by words alone");
+                tracing::warn!(
+                    error = format!("{:#}", anyhow::Error::new(error)),
+                    "question not encoded; searching by words alone"
+                );
                 Ok(Question { mode: Mode::Keyword, embedding: None, encoded_in, partial: Some(partial) })
             }
             Err(error) => Err(error.into()),

@@ -198,7 +198,7 @@ pub enum Switched {
     Lost,
 }
 
-/// Generations that can be worked on with one of `encoders`, by `builder`, oldest first.
+/// Generations that can be worked on with one of `encoders`, by `builder`, 100 at most.
 ///
 /// # Errors
 /// If Postgres is away.
@@ -359,8 +359,7 @@ pub async fn switch(tx: &mut ServiceTx, lease: &Lease, cursor: &Cursor) -> Resul
         tx.execute(&RESTART, &[&tenant, &base, &generation, &lease.builder]).await?;
         return Ok(Switched::NotYet);
     }
-    let activate: Params<'_> =
-        &[&tenant, &base, &generation, &lease.builder, &source, &cursor.version, &cursor.id];
+    let activate: Params<'_> = &[&tenant, &base, &generation, &lease.builder, &source, &cursor.version, &cursor.id];
     if tx.execute(&ACTIVATE, activate).await? == 0 {
         return Ok(Switched::Lost);
     }

@@ -10,6 +10,8 @@ mod bad_input;
 mod cli;
 mod crash;
 mod documents;
+mod encoders;
+mod generations;
 mod http;
 mod knowledge_bases;
 mod lists;

@@ -113,7 +113,9 @@ impl From<ServiceError> for Error {
     fn from(error: ServiceError) -> Self {
         let detail = match error {
             ServiceError::Answer(_) => "The encoder of this knowledge base does not answer as it should.",
-            ServiceError::Refused { .. } if !error.is_transient() => "The encoder of this knowledge base refuses requests.",
+            ServiceError::Refused { .. } if !error.is_transient() => {
+                "The encoder of this knowledge base refuses requests."
+            }
             _ => "The encoder of this knowledge base is away or busy; try again in a moment.",
         };
         let retry_after = error.retry_after().unwrap_or(Duration::from_secs(1));
@@ -263,7 +265,11 @@ impl Service {
             };
             let Some(pause) = pauses.next() else { return Err(error) };
             let pause = pause.max(error.retry_after().unwrap_or_default().min(RETRY_AFTER_MAX));
-            tracing::debug!(error = format!("{:#}", anyhow::Error::new(error)), ?pause, "texts not encoded; trying again");
+            tracing::debug!(
+                error = format!("{:#}", anyhow::Error::new(error)),
+                ?pause,
+                "texts not encoded; trying again"
+            );
             tokio::time::sleep(pause).await;
         }
     }
@@ -275,7 +281,9 @@ impl Service {
             let asked = timeout(longest, service.ask(&texts)).await;
             asked.unwrap_or(Err(ServiceError::Timeout(longest)))
         };
-        AbortOnDropHandle::new(self.runtime.spawn(asked)).await.unwrap_or_else(|error| Err(ServiceError::Unreachable(error.into())))
+        AbortOnDropHandle::new(self.runtime.spawn(asked))
+            .await
+            .unwrap_or_else(|error| Err(ServiceError::Unreachable(error.into())))
     }
 
     async fn ask(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, ServiceError> {
@@ -314,7 +322,10 @@ impl Service {
 }
 
 fn bearer(key: &Secret) -> anyhow::Result<HeaderValue> {
-    ensure!(!key.0.is_empty() && key.0.bytes().all(|byte| byte.is_ascii_graphic()), "the key is empty or not one word of printable ASCII");
+    ensure!(
+        !key.0.is_empty() && key.0.bytes().all(|byte| byte.is_ascii_graphic()),
+        "the key is empty or not one word of printable ASCII"
+    );
     let mut value = HeaderValue::from_str(&format!("Bearer {}", key.0)).context("the key fits into no header")?;
     value.set_sensitive(true);
     Ok(value)
@@ -343,7 +354,8 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 fn refusal_code(body: &[u8]) -> Option<String> {
     let error = serde_json::from_slice::<Refusal>(body).ok()?.error;
     let is_word = |text: &String| {
-        (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+        (1..=64).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
     };
     error.code.filter(is_word).or(error.r#type.filter(is_word))
 }
@@ -358,7 +370,8 @@ fn read_vectors(body: &[u8], count: usize, dimensions: usize) -> Result<Vec<Vec<
     let mut vectors = vec![Vec::new(); count];
     for item in answer.data {
         let length = item.embedding.len();
-        let slot = vectors.get_mut(item.index).ok_or_else(|| format!("it has a vector for text {} of {count}", item.index))?;
+        let slot =
+            vectors.get_mut(item.index).ok_or_else(|| format!("it has a vector for text {} of {count}", item.index))?;
         if !slot.is_empty() {
             return Err(format!("it has two vectors for text {}", item.index));
         }
@@ -419,7 +432,10 @@ mod tests {
     #[test]
     fn only_a_word_of_a_refusal_is_repeated() {
         assert_eq!(refusal_code(br#"{"error":{"code":"rate_limit"}}"#), Some("rate_limit".into()));
-        assert_eq!(refusal_code(br#"{"error":{"code":null,"type":"invalid_request_error"}}"#), Some("invalid_request_error".into()));
+        assert_eq!(
+            refusal_code(br#"{"error":{"code":null,"type":"invalid_request_error"}}"#),
+            Some("invalid_request_error".into())
+        );
         for quiet in [r#"{"error":{"code":"your text was: secret"}}"#, r#"{"error":"secret"}"#, "secret", ""] {
             assert_eq!(refusal_code(quiet.as_bytes()), None);
         }

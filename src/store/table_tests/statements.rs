@@ -5,17 +5,8 @@ use std::{fs, path::Path};
 use super::{TestDatabase, value};
 
 /// Folders of statements that run in the pools' transactions.
-const FOLDERS: [&str; 9] = [
-    "tenants",
-    "api_keys",
-    "knowledge_bases",
-    "generations",
-    "building",
-    "documents",
-    "chunks",
-    "changes",
-    "search",
-];
+const FOLDERS: [&str; 9] =
+    ["tenants", "api_keys", "knowledge_bases", "generations", "building", "documents", "chunks", "changes", "search"];
 
 fn statements() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/sql");

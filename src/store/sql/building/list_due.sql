@@ -9,5 +9,5 @@ WHERE g.state <> 'active' AND (g.state = 'retired' OR g.encoder = ANY ($1))
         SELECT FROM knowledge_bases b
         WHERE b.tenant_id = g.tenant_id AND b.id = g.knowledge_base_id AND b.generation_id = g.id
     )
-ORDER BY g.created_at, g.id
+ORDER BY g.tenant_id, g.knowledge_base_id, g.id
 LIMIT 100
