@@ -20,6 +20,9 @@ enum KnowledgeBaseCommand {
     Create {
         /// Name, unique within the tenant
         name: String,
+        /// What encodes it: `static` (the default), or the model of the server's `encoder.model`
+        #[arg(long)]
+        encoder: Option<String>,
         #[command(flatten)]
         server: ServerArgs,
         /// Print one JSON object
@@ -43,8 +46,8 @@ enum KnowledgeBaseCommand {
 pub fn run(args: &KnowledgeBaseArgs) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match &args.command {
-        KnowledgeBaseCommand::Create { name, server, json } => {
-            let created = Client::new(server).post("/knowledge-bases", &json!({ "name": name }))?;
+        KnowledgeBaseCommand::Create { name, encoder, server, json } => {
+            let created = Client::new(server).post("/knowledge-bases", &json!({ "name": name, "encoder": encoder }))?;
             if *json {
                 writeln!(out, "{created}")?;
             } else {

@@ -2,7 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Embeddings, Manner, Reply, Tenant, TestApp, external_ids, until};
+use crate::harness::{
+    Embeddings, Manner, Reply, Tenant, TestApp,
+    binary::{Serve, data_dir},
+    external_ids, until,
+};
 
 /// A server with the service's encoder and some settings of its own, and a knowledge base that is encoded by it.
 async fn with_service(settings: &[(&'static str, &str)]) -> (TestApp, Embeddings, Tenant, String) {
@@ -211,4 +215,36 @@ async fn a_server_without_the_encoder_searches_by_words_only() {
     let reply = acme.client.post("/v1/knowledge-bases", &json!({ "name": "x", "encoder": "test-model" })).await;
     assert_eq!((reply.status, reply.json()["fields"][0]["field"].as_str()), (400, Some("encoder")));
     assert!(reply.json()["detail"].as_str().unwrap().contains("`static`"), "{reply:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_https_service_is_known_by_the_systems_authorities() {
+    let (service, certificate) = Embeddings::start_with_tls().await;
+    let mut app = TestApp::start().await;
+    let acme = app.tenant("acme").await;
+    app.stop().await;
+    let stranger = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem();
+    let mut id = String::new();
+    for (authority, is_trusted) in [(certificate, true), (stranger, false)] {
+        let dir = data_dir();
+        let file = dir.path().join("authority.pem");
+        std::fs::write(&file, authority).unwrap();
+        let mut settings = service.settings();
+        settings.extend([
+            ("TERTULIA_ENCODER_URL", format!("https://localhost:{}/v1", service.address.port())),
+            ("DATABASE_URL", app.database.user_url()),
+            ("TERTULIA_DATABASE_SERVICE_URL", app.database.service_url()),
+            // What stands for the system's store.
+            ("SSL_CERT_FILE", file.display().to_string()),
+        ]);
+        let serve = Serve::start_with(dir.path(), &settings);
+        let acme = Tenant { id: acme.id, key_id: acme.key_id.clone(), client: acme.client.at(&serve.client()) };
+        if is_trusted {
+            id = acme.knowledge_base_with("manual", "test-model").await;
+            acme.put_text(&id, "metal", "iron and copper").await;
+        }
+        let reply = search(&acme, &id, "semantic", "copper").await;
+        assert_eq!(reply.status, if is_trusted { 200 } else { 503 }, "{reply:?}");
+        assert_eq!(serve.stop(), 0);
+    }
 }

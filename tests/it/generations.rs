@@ -300,7 +300,7 @@ async fn two_servers_do_not_do_the_same_work() {
 async fn a_server_that_is_killed_goes_on_where_it_was() {
     let (mut app, service, acme, sql) = start(&[]).await;
     let id = acme.knowledge_base("manual").await;
-    put_all(&acme.client, &id, 300, "first").await;
+    put_all(&acme.client, &id, 120, "first").await;
     // The server of this process cannot be killed; one in a process of its own takes its place.
     app.stop().await;
     let dir = data_dir();
@@ -313,10 +313,10 @@ async fn a_server_that_is_killed_goes_on_where_it_was() {
     ]);
     let mut serve = Serve::start_with(dir.path(), &settings);
     let mut client = acme.client.at(&serve.client());
-    // 900 chunks are four batches of up to four requests: it is killed in the middle of the second, and of the last.
-    service.close_after(6);
+    // 360 chunks are two batches, of four requests and two: it is killed in the middle of each.
+    service.close_after(2);
     let generation = change_encoder(&client, &id, SERVICE).await;
-    for (more, encoded) in [(9, 256), (usize::MAX, 768)] {
+    for (more, encoded) in [(5, 0), (usize::MAX, 256)] {
         until("a request waits", async || service.is_waiting().then_some(())).await;
         assert_eq!(generations(&client, &id).await[0]["encoded"].as_u64(), Some(encoded));
         serve.kill();
@@ -330,10 +330,10 @@ async fn a_server_that_is_killed_goes_on_where_it_was() {
     }
     until_switched(&client, &id, &generation).await;
     let encoded = service.requests().concat().len();
-    assert!(encoded <= 900 + 2 * 256, "what was written is not encoded again: {encoded}");
+    assert!(encoded <= 360 + 2 * 256, "what was written is not encoded again: {encoded}");
     assert_eq!(serve.stop(), 0);
     app.restart().await;
     let acme = Tenant { client: acme.client.at(&app.client()), ..acme };
-    let expected = fresh(&acme, SERVICE, &named((0..300).map(|n| (n, "first")))).await;
+    let expected = fresh(&acme, SERVICE, &named((0..120).map(|n| (n, "first")))).await;
     assert_eq!(rows(&sql, &id).await, rows(&sql, &expected).await);
 }

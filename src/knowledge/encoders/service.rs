@@ -35,8 +35,8 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection is kept that nobody uses.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often a batch is tried again: for about half a minute, in which a service restarts.
-const RETRIES_MAX: usize = 7;
+/// How often a batch is tried again: for about 15 s, in which a service restarts, and less than a request may take.
+const RETRIES_MAX: usize = 6;
 /// First pause before trying again; it doubles, up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 /// Longest pause before trying again, unless the service asks for a longer one.

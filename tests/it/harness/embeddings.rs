@@ -12,6 +12,7 @@ use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
+use tokio_rustls::TlsAcceptor;
 
 /// Dimensions of its vectors.
 pub const DIMENSIONS: usize = 48;
@@ -67,6 +68,25 @@ struct Seen {
 
 impl Embeddings {
     pub async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// With TLS, under the name `localhost`; also gives the certificate.
+    pub async fn start_with_tls() -> (Self, String) {
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = signing_key.serialize_der().try_into().unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der().clone()], key)
+            .unwrap();
+        (Self::start_with(Some(TlsAcceptor::from(Arc::new(config)))).await, cert.pem())
+    }
+
+    async fn start_with(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shared = Arc::new(Shared { seen: Mutex::default(), limit: watch::Sender::new(usize::MAX) });
         let service = Self { address: listener.local_addr().unwrap(), shared: shared.clone() };
@@ -74,8 +94,18 @@ impl Embeddings {
             while let Ok((stream, _)) = listener.accept().await {
                 let shared = shared.clone();
                 let answer = service_fn(move |request| answer(shared.clone(), request));
-                let connection =
-                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
+                let tls = tls.clone();
+                let connection = async move {
+                    let http = hyper::server::conn::http1::Builder::new();
+                    match tls {
+                        None => drop(http.serve_connection(TokioIo::new(stream), answer).await),
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                drop(http.serve_connection(TokioIo::new(stream), answer).await);
+                            }
+                        }
+                    }
+                };
                 #[expect(clippy::disallowed_methods, reason = "a test's own connection, gone with its runtime")]
                 tokio::spawn(connection);
             }
