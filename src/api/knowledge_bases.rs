@@ -38,6 +38,8 @@ pub struct KnowledgeBaseDraft {
     #[serde(default)]
     #[schema(value_type = String, default = "english")]
     analyzer: Analyzer,
+    /// What encodes its chunks: `static` (the default), or the model of `encoder.model`.
+    encoder: Option<String>,
 }
 
 /// A knowledge base.
@@ -49,7 +51,7 @@ pub struct KnowledgeBaseView {
     analyzer: &'static str,
     /// Grows with every transaction that changes its chunks; a search may ask for one by `min_version`.
     version: u64,
-    /// What encodes its chunks.
+    /// Fingerprint of what encodes its chunks.
     encoder: String,
     dimensions: usize,
     documents: u64,
@@ -98,7 +100,7 @@ pub async fn create_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result
     if name.is_empty() || name.chars().count() > NAME_CHARS_MAX {
         return Err(Error::invalid_field("name", format!("must have 1 to {NAME_CHARS_MAX} characters")));
     }
-    let base = app.knowledge.create_base(ctx, name, draft.analyzer).await?;
+    let base = app.knowledge.create_base(ctx, name, draft.analyzer, draft.encoder.as_deref()).await?;
     respond::created(&KnowledgeBaseView::from(base))
 }
 
@@ -181,6 +183,12 @@ pub struct SearchView<'a> {
     /// Times per stage in microseconds, if memory answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     stages: Option<StagesView>,
+    /// Whether the answer has less than was asked for.
+    partial: bool,
+    /// Why, if it has: `encoder_timeout` or `encoder_unavailable` (a hybrid search that went by words alone, because the
+    /// encoder did not answer).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partial_reason: Option<&'static str>,
     /// Best first.
     results: Vec<HitView<'a>>,
     /// How the lists were made, with `explain`.
@@ -282,15 +290,15 @@ pub(super) fn read_filter(json: &serde_json::Value) -> Result<Filter, Error> {
 
 fn source(found: &Found) -> &'static str {
     match found {
-        Found::Memory(_) => "memory",
+        Found::Memory { .. } => "memory",
         Found::Postgres { .. } => "postgres",
     }
 }
 
 fn search_view(id: KnowledgeBaseId, found: &Found, took_us: u64) -> Result<SearchView<'_>, Error> {
     let in_json = |error: serde_json::Error| Error::Internal(error.into());
-    let (version, stages, results, explain) = match found {
-        Found::Memory(answer) => {
+    let (version, partial, stages, results, explain) = match found {
+        Found::Memory { answer, partial } => {
             let us = |stage: std::time::Duration| stage.as_micros() as u64;
             let stages = StagesView {
                 encode_us: us(answer.timings.encode),
@@ -317,9 +325,9 @@ fn search_view(id: KnowledgeBaseId, found: &Found, took_us: u64) -> Result<Searc
             };
             let results = answer.hits.iter().map(hit_view).collect::<Result<Vec<_>, _>>()?;
             let explain = answer.explain.as_ref().map(serde_json::to_value).transpose().map_err(in_json)?;
-            (answer.version, Some(stages), results, explain)
+            (answer.version, partial, Some(stages), results, explain)
         }
-        Found::Postgres { hits, version } => {
+        Found::Postgres { hits, version, partial } => {
             let hit_view = |hit| {
                 let hit: &crate::knowledge::FallbackHit = hit;
                 HitView {
@@ -336,10 +344,20 @@ fn search_view(id: KnowledgeBaseId, found: &Found, took_us: u64) -> Result<Searc
                     explain: None,
                 }
             };
-            (*version, None, hits.iter().map(hit_view).collect(), None)
+            (*version, partial, None, hits.iter().map(hit_view).collect(), None)
         }
     };
-    Ok(SearchView { knowledge_base_id: id.0, version, source: source(found), took_us, stages, results, explain })
+    Ok(SearchView {
+        knowledge_base_id: id.0,
+        version,
+        source: source(found),
+        took_us,
+        stages,
+        partial: partial.is_some(),
+        partial_reason: partial.map(|partial| partial.as_str()),
+        results,
+        explain,
+    })
 }
 
 /// The knowledge base that the path names.
@@ -361,7 +379,7 @@ pub(super) mod docs_of {
     pub(in crate::api) fn create_knowledge_base() -> Docs {
         let gives = Gives::json::<KnowledgeBaseView>(201, "The knowledge base, still empty.");
         Docs::new("Create a knowledge base", gives)
-            .about("Its chunks are encoded by the encoder that the server has now.")
+            .about("Its chunks are encoded by the static encoder, or by the one that is named.")
             .takes_json::<KnowledgeBaseDraft>()
             .fails(Error::Conflict { detail: String::new() })
     }

@@ -8,6 +8,7 @@
 pub mod docs;
 pub mod documents;
 pub mod documents_by_filter;
+pub mod generations;
 pub mod health;
 pub mod knowledge_bases;
 pub mod lists;
@@ -156,6 +157,9 @@ pub const ROUTES: &[Route] = &[
     route!(GET    "/v1/knowledge-bases/{knowledge_base_id}/documents/{document}",       KnowledgeRead,  Nothing,  documents::get_document),
     route!(DELETE "/v1/knowledge-bases/{knowledge_base_id}/documents/{document}",       KnowledgeWrite, Nothing,  documents::delete_document),
     route!(GET    "/v1/knowledge-bases/{knowledge_base_id}/documents/{document}/chunks", KnowledgeRead, Nothing,  documents::list_chunks),
+    route!(POST   "/v1/knowledge-bases/{knowledge_base_id}/generations",                KnowledgeWrite, Json,     generations::create_generation),
+    route!(GET    "/v1/knowledge-bases/{knowledge_base_id}/generations",                KnowledgeRead,  Nothing,  generations::list_generations),
+    route!(DELETE "/v1/knowledge-bases/{knowledge_base_id}/generations/{generation_id}", KnowledgeWrite, Nothing, generations::delete_generation),
     route!(GET    "/healthz",                                                           public,         Nothing,  health::get_health),
     route!(GET    "/readyz",                                                            public,         Nothing,  health::get_readiness),
     route!(GET    "/metrics",                                                           public,         Nothing,  health::get_metrics),

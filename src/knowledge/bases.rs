@@ -1,4 +1,4 @@
-//! Knowledge bases: created with the server's encoder as their first generation, listed, deleted with all they hold.
+//! Knowledge bases: created with one of the server's encoders for their first generation, listed, deleted with all they hold.
 
 use std::time::Duration;
 
@@ -37,14 +37,22 @@ pub struct BaseStatus {
 }
 
 impl Knowledge {
-    /// Creates an empty knowledge base whose chunks this server's encoder encodes. `analyzer`: the language of its words.
+    /// Creates an empty knowledge base whose chunks the encoder of that name encodes, or the static one if none is named.
+    /// `analyzer`: the language of its words.
     ///
     /// # Errors
-    /// `Conflict` if the tenant has one of that name.
-    pub async fn create_base(&self, ctx: &Ctx, name: &str, analyzer: Analyzer) -> Result<BaseStatus, Error> {
+    /// `Conflict` if the tenant has one of that name; `Invalid` if the server has no such encoder.
+    pub async fn create_base(
+        &self,
+        ctx: &Ctx,
+        name: &str,
+        analyzer: Analyzer,
+        encoder: Option<&str>,
+    ) -> Result<BaseStatus, Error> {
+        let encoder = encoder.map_or_else(|| Ok(self.encoders.standard()), |encoder| self.encoders.named(encoder))?;
         let mut tx = self.store.tenant_tx(ctx).await?;
-        let (encoder, dimensions) = (self.encoder.fingerprint(), self.encoder.dimensions());
-        let row = store::knowledge_bases::insert(&mut tx, name, analyzer, encoder, dimensions).await?;
+        let (fingerprint, dimensions) = (encoder.fingerprint(), encoder.dimensions());
+        let row = store::knowledge_bases::insert(&mut tx, name, analyzer, fingerprint, dimensions).await?;
         tx.commit().await?;
         Ok(self.with_status(ctx, row))
     }

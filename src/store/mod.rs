@@ -15,6 +15,7 @@ pub mod documents;
 pub mod documents_by_filter;
 pub mod embedded;
 mod error;
+pub mod generations;
 pub mod health;
 pub mod knowledge_bases;
 pub mod listen;

@@ -11,6 +11,8 @@ mod by_filter;
 mod cli;
 mod crash;
 mod documents;
+mod encoders;
+mod generations;
 mod http;
 mod knowledge_bases;
 mod lists;

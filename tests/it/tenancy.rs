@@ -8,7 +8,10 @@ use crate::harness::{TestApp, connect, external_ids};
 
 /// What to put for each path parameter, so that the path names something of `acme`'s.
 fn fill(pattern: &str, knowledge_base: &str) -> String {
-    pattern.replace("{knowledge_base_id}", knowledge_base).replace("{document}", "a")
+    pattern
+        .replace("{knowledge_base_id}", knowledge_base)
+        .replace("{document}", "a")
+        .replace("{generation_id}", knowledge_base)
 }
 
 fn body(method: &str, pattern: &str) -> serde_json::Value {
@@ -16,6 +19,7 @@ fn body(method: &str, pattern: &str) -> serde_json::Value {
         ("POST", "/v1/knowledge-bases") => json!({ "name": "another" }),
         ("POST", pattern) if pattern.ends_with("/search") => json!({ "query": "secret" }),
         ("POST", pattern) if pattern.ends_with("/warm") => serde_json::Value::Null,
+        ("POST", pattern) if pattern.ends_with("/generations") => json!({ "encoder": "static" }),
         ("POST", pattern) => by_filter(pattern),
         _ => json!({ "content": "overwritten" }),
     }

@@ -5,7 +5,8 @@ use std::{fs, path::Path};
 use super::{TestDatabase, value};
 
 /// Folders of statements that run in the pools' transactions.
-const FOLDERS: [&str; 7] = ["tenants", "api_keys", "knowledge_bases", "documents", "chunks", "changes", "search"];
+const FOLDERS: [&str; 9] =
+    ["tenants", "api_keys", "knowledge_bases", "generations", "building", "documents", "chunks", "changes", "search"];
 
 fn statements() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/sql");
@@ -51,7 +52,7 @@ async fn lists_and_lookups_are_served_by_indexes() {
         if !is_read || exempt.contains(&name.as_str()) {
             continue;
         }
-        let is_service = ["tenants/", "api_keys/", "changes/", "knowledge_bases/list_versions"];
+        let is_service = ["tenants/", "api_keys/", "changes/", "building/", "knowledge_bases/list_versions"];
         let role =
             if is_service.iter().any(|prefix| name.starts_with(prefix)) { "tertulia_svc" } else { "tertulia_user" };
         let client = db.connect(role).await;

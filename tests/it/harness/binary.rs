@@ -91,9 +91,19 @@ pub struct Serve {
 impl Serve {
     /// Starts a server on `data_dir` and waits until it is ready.
     pub fn start(data_dir: &Path) -> Self {
+        Self::start_with(data_dir, &[])
+    }
+
+    /// The same with some settings of its own, by their environment variables.
+    pub fn start_with(data_dir: &Path, settings: &[(&'static str, String)]) -> Self {
         let mut command = command(&["serve", "--listen", "127.0.0.1:0", "--data-dir", data_dir.to_str().unwrap()]);
-        let mut child =
-            command.env("TERTULIA_LOG_FORMAT", "json").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .env("TERTULIA_LOG_FORMAT", "json")
+            .envs(settings.iter().cloned())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let logs = BufReader::new(child.stderr.take().unwrap());
         let (send, receive) = mpsc::channel();
         std::thread::spawn(move || {
