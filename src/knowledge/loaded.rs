@@ -201,8 +201,8 @@ impl Base {
     /// Takes the index away: searches go to Postgres. `readiness` says why.
     pub fn withdraw(&self, readiness: Readiness) {
         self.index.store(None);
-        self.readiness.send_replace(readiness);
         self.recount();
+        self.readiness.send_replace(readiness);
     }
 
     /// Notes that a load failed; what answers already goes on.
