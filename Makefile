@@ -12,6 +12,7 @@ setup: ## install what is missing on this machine, and say what and why
 
 .PHONY: run
 run: setup ## build, start the server with PostgreSQL's manual in it, and stay up until Ctrl-C
+	@scripts/demo.sh check
 	cargo build --locked --release --workspace --bins
 	@scripts/demo.sh
 
@@ -58,4 +59,4 @@ audit: ## licences, advisories and sources of all crates (needs cargo-deny)
 
 .PHONY: clean-data
 clean-data: ## remove what `make run` and `make loadtest` have stored
-	rm -rf data data-loadtest
+	rm -rf data data-loadtest data-by-hand
