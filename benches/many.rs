@@ -84,6 +84,7 @@ fn search(indexes: &[Index], random: &mut StdRng) {
                 embedding: Some(&embedding),
                 top_k: 5,
                 mode: Mode::Hybrid,
+                prefix: false,
                 filter: None,
                 fusion: Fusion::default(),
                 explain: false,

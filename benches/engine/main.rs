@@ -80,7 +80,16 @@ fn index(dimensions: usize) -> Index {
 
 /// A query as most are.
 fn query<'a>(mode: Mode, text: &'a str, embedding: &'a [f32], top_k: usize) -> Query<'a> {
-    Query { text, embedding: Some(embedding), top_k, mode, filter: None, fusion: Fusion::default(), explain: false }
+    Query {
+        text,
+        embedding: Some(embedding),
+        top_k,
+        mode,
+        prefix: false,
+        filter: None,
+        fusion: Fusion::default(),
+        explain: false,
+    }
 }
 
 /// A chunk with this number for its name.

@@ -63,7 +63,9 @@ async fn every_answer_has_the_form_that_the_document_says() {
                 json!({ "filter": filter, "metadata": { "lang": "en" } }).to_string()
             }
             (&Method::POST, pattern) if pattern.ends_with("/warm") => String::new(),
-            (&Method::POST, pattern) if pattern.ends_with("/generations") => json!({ "encoder": "test-model" }).to_string(),
+            (&Method::POST, pattern) if pattern.ends_with("/generations") => {
+                json!({ "encoder": "test-model" }).to_string()
+            }
             (&Method::POST, _) => panic!("a body for {}", route.pattern),
             (&Method::PUT, _) => draft.to_string(),
             _ => String::new(),
