@@ -316,7 +316,7 @@ impl Measured {
         let pages: Vec<_> = questions.iter().zip(judged()).map(|(question, list)| question.page_rank(list)).collect();
         let (ndcg_at_10, ndcg_at_10_error) = mean_and_error(ranks.iter().map(|rank| gain(*rank)));
         let mean = |values: &[Option<usize>], worth: fn(usize) -> f64| {
-            values.iter().flatten().map(|rank| worth(*rank)).sum::<f64>() / values.len() as f64
+            values.iter().flatten().fold(0.0, |sum, rank| sum + worth(*rank)) / values.len() as f64
         };
         Self {
             name: name.to_owned(),
