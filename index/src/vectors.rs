@@ -83,8 +83,14 @@ impl Vectors {
     }
 
     /// The rows that `picked` names, by source and document, in its order: as they are, bit by bit.
-    pub(crate) fn merge(dimensions: usize, sources: &[&Self], picked: impl Iterator<Item = (usize, u32)>) -> Self {
-        let (mut codes, mut fine, mut steps) = (Vec::new(), Vec::new(), Vec::new());
+    pub(crate) fn merge(
+        dimensions: usize,
+        sources: &[&Self],
+        picked: impl ExactSizeIterator<Item = (usize, u32)>,
+    ) -> Self {
+        let (len, stride) = (picked.len(), dimensions.next_multiple_of(CODE_LANES));
+        let (mut codes, mut fine) = (Vec::with_capacity(len * stride), Vec::with_capacity(len * stride));
+        let mut steps = Vec::with_capacity(len);
         for (source, doc) in picked {
             let source = sources[source];
             codes.extend_from_slice(source.plane(&source.codes, doc));
@@ -612,7 +618,8 @@ mod tests {
             assert!(kept(&vectors).iter().zip(&rows).all(|(kept, value)| (kept - value).abs() <= f32::exp2(-16.0)));
             let again = Vectors::build(dimensions, &kept(&vectors)).unwrap();
             assert_eq!(kept(&again), kept(&vectors));
-            let merged = Vectors::merge(dimensions, &[&again, &vectors], (0..300).map(|doc| (doc % 2, doc as u32)));
+            let merged =
+                Vectors::merge(dimensions, &[&again, &vectors], (0..300_usize).map(|doc| (doc % 2, doc as u32)));
             assert_eq!(kept(&merged), kept(&vectors));
         }
     }

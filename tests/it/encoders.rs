@@ -101,19 +101,23 @@ async fn batches_and_requests_at_once_have_their_bounds() {
     let (_app, service, acme, id) = with_service(&bounds).await;
     service.close();
     let (document, other) = (sections(20), sections(10));
-    let puts = async {
-        tokio::join!(acme.put_document(&id, "parts", &document), acme.put_document(&id, "others", &other));
-    };
+    let puts =
+        async { tokio::join!(acme.put_document(&id, "parts", &document), acme.put_document(&id, "others", &other)) };
     let watch = async {
         until("two requests wait", async || (service.under_way() == 2).then_some(())).await;
         service.open();
     };
-    tokio::join!(puts, watch);
+    let ((first, second), ()) = tokio::join!(puts, watch);
     let requests = service.requests();
     assert!(requests.iter().all(|texts| (1..=3).contains(&texts.len())), "{requests:?}");
     assert_eq!(requests.iter().map(Vec::len).sum::<usize>(), 30);
     assert_eq!(service.under_way_max(), 2);
-    let answer = search(&acme, &id, "semantic", "Part 17 the number of this part is 17").await.json();
+    let question = json!({
+        "query": "Part 17 the number of this part is 17",
+        "mode": "semantic",
+        "min_version": first.max(second),
+    });
+    let answer = acme.search(&id, &question).await;
     assert_eq!(answer["results"][0]["ordinal"], 17, "each text has its own vector: {answer}");
 }
 
