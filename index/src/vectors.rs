@@ -308,7 +308,9 @@ fn search_with(
         length: scale.length,
         slack: vectors.length_max * (scale.residual + scale.length * rounding(query.len())),
     };
-    for (segment, &start) in segments.iter().zip(&starts) {
+    // Decided once: with a bitmap it takes counting it.
+    let estimated: Vec<Option<&Signs>> = segments.iter().map(VectorsView::signs).collect();
+    for ((segment, &start), signs_of) in segments.iter().zip(&starts).zip(&estimated) {
         let vectors = segment.vectors;
         let len = vectors.len();
         let upper = &mut upper[start..start + len.next_multiple_of(BLOCK)];
@@ -316,7 +318,7 @@ fn search_with(
         let (upper, maxima) = (&mut upper[..len], &mut maxima[start / BLOCK..][..len.div_ceil(BLOCK)]);
         let keep = segment.live.map(Bits::words);
         let kept = segment.live.map_or(len, Bits::count) as u64;
-        match segment.signs() {
+        match signs_of {
             Some(codes) => {
                 codes.bounds(query, scale.length, signs, keep, upper, maxima);
                 visited.estimated += kept;
@@ -344,7 +346,7 @@ fn search_with(
     for &(bound, place) in seeds.iter() {
         let (segment, doc) = locate(place);
         let (VectorsView { vectors, .. }, start) = (segments[segment], starts[segment] as u32);
-        if segments[segment].signs().is_some() {
+        if estimated[segment].is_some() {
             let query = scan_query(vectors);
             kernels::bounds_of(&[doc], &vectors.codes, &vectors.scales, query, f32::MIN, start, candidates);
             visited.scanned += 1;
@@ -366,11 +368,11 @@ fn search_with(
     }
 
     // … and what it leaves in question is scored, the most promising first, so that the threshold rises soon.
-    for (segment, &start) in segments.iter().zip(&starts) {
+    for ((segment, &start), signs_of) in segments.iter().zip(&starts).zip(&estimated) {
         let vectors = segment.vectors;
         let places = start..start + vectors.len().next_multiple_of(BLOCK);
         let maxima = &mut maxima[start / BLOCK..places.end / BLOCK];
-        if segment.signs().is_some() {
+        if signs_of.is_some() {
             docs.clear();
             each_at_least(threshold, &upper[places.clone()], maxima, 0, |_, doc| docs.push(doc));
             visited.scanned += docs.len() as u64;
