@@ -10,7 +10,7 @@ use tertulia::knowledge::{
     chunking::{self, Limits},
     extract::{self, MediaType},
 };
-use tertulia_index::{Analyzer, Batch, Chunk, Encoder, Fusion, Index, Mode, Query, Settings};
+use tertulia_index::{Analyzer, Batch, Chunk, Encoder, Fusion, Index, Mode, Options, Query, Settings};
 use uuid::Uuid;
 
 const QUESTIONS: &str = include_str!("../loadtest/questions/postgresql.txt");
@@ -92,6 +92,7 @@ fn search(criterion: &mut Criterion) {
                     mode,
                     filter: None,
                     fusion: Fusion::default(),
+                    options: Options::default(),
                     explain: false,
                 };
                 index.search(black_box(&query)).expect("an answer")

@@ -3,12 +3,14 @@
 #![deny(unsafe_code)]
 
 mod analyze;
+pub mod answer;
 mod bits;
 mod chunk;
 mod columns;
 mod encoder;
 mod filter;
 pub mod fuse;
+mod highlight;
 mod index;
 mod kernels;
 mod payload;
@@ -22,13 +24,15 @@ mod vectors;
 mod words;
 
 pub use analyze::Analyzer;
+pub use answer::{Options, Recency};
 pub use chunk::{Batch, Chunk};
 pub use encoder::{Encoder, EncoderError};
 pub use filter::{FILTER_DEPTH_MAX, FILTER_LEAVES_MAX, FILTER_VALUES_MAX, Filter, FilterError};
 pub use fuse::Fusion;
+pub use highlight::Highlighter;
 pub use index::{ApplyError, Index, Settings};
 pub use search::{
-    Answer, AnswerExplain, FilterExplain, FusionExplain, Hit, HitExplain, KeywordExplain, LIST_LEN_MIN, ListPlace,
-    Mode, Query, SearchError, SemanticExplain, Timings,
+    Answer, AnswerExplain, FilterExplain, FilterWay, FusionExplain, Hit, HitExplain, KeywordExplain, LIST_LEN_MIN,
+    ListPlace, Mode, Neighbour, Query, SearchError, SemanticExplain, Timings,
 };
 pub use snapshot::{RestoreError, SnapshotError, verify_snapshot};

@@ -27,7 +27,7 @@ pub use crate::store::{
     chunks::ChunkRow,
     documents::DocumentRow,
     page::{Page, PageRequest, Start},
-    search::FallbackHit,
+    search::{FallbackHit, FallbackNeighbour},
 };
 pub use loaded::{Base, BaseKey, LoadedBases};
 

@@ -2,15 +2,31 @@
 //!
 //! Invariant: an answer holds everything up to its `version`, which is at least the `min_version` asked for.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tertulia_index::{Answer, Filter, Fusion, LIST_LEN_MIN, Mode, Query, SearchError, fuse};
+use serde::Serialize;
+use tertulia_index::{
+    Analyzer, Answer, Filter, Fusion, FusionExplain, Highlighter, HitExplain, ListPlace, Mode, Options, Query, Recency,
+    SearchError,
+    answer::{self, Ranked, Scale},
+};
+use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::{Base, BaseKey, Knowledge, loaded::Readiness};
 use crate::{
     ctx::{Ctx, KnowledgeBaseId},
     error::Error,
-    store::{self, search::FallbackHit},
+    store::{
+        self, TenantTx,
+        knowledge_bases::KnowledgeBaseRow,
+        search::{FallbackHit, FallbackNeighbour},
+    },
 };
 
 /// Longest question, in bytes: ten times a long one, and short enough to encode in well under a millisecond.
@@ -21,6 +37,18 @@ pub const TOP_K_MAX: usize = 100;
 const INLINE_SCAN_BYTES_MAX: usize = 24 << 20;
 /// Up to this many looks at a chunk for a comparison of a filter a search stays on its shard's thread, at about 1 ns each.
 const INLINE_COMPARISONS_MAX: usize = 512 << 10;
+/// Up to this many chunks a search with options stays on its shard's thread: whatever they ask, it looks at few.
+const INLINE_OPTIONS_CHUNKS_MAX: usize = 4_096;
+/// Most chunks neighbours are shown of on each side of a hit.
+pub const EXPAND_MAX: u32 = 3;
+/// Longest list that Postgres is asked for: with texts, a few MiB. As long as the longest that diversity and recency want.
+const FALLBACK_LIST_LEN_MAX: usize = 1_000;
+/// Knowledge bases of more chunks are searched by Postgres through an index that does not find all; see
+/// `tertulia_nearest_chunks`.
+const FALLBACK_EXACT_CHUNKS_MAX: u64 = 10_000;
+/// What makes `ts_rank` a share of the question as BM25 gives it: a word that stands once in the text has 0.18 of its weight
+/// there and 0.45 here.
+const TS_RANK_FACTOR: f32 = 2.5;
 
 /// What to look for.
 #[derive(Debug)]
@@ -35,8 +63,47 @@ pub struct SearchRequest {
     pub filter: Option<Filter>,
     /// The answer must hold everything up to this version.
     pub min_version: Option<u64>,
+    /// Hits of a lower score are left out, 0 to 1.
+    pub min_score: f32,
+    /// One hit a document.
+    pub group_by_document: bool,
+    /// How much a hit must differ from those before it, 0 to 1.
+    pub diversity: f32,
+    /// Whether what is older counts for less.
+    pub recency: Option<RecencyRequest>,
+    /// How many chunks before and after each hit are shown, 0 to [`EXPAND_MAX`].
+    pub expand: u32,
+    /// Whether to say where in the texts the question's words are.
+    pub highlight: bool,
     /// Whether to say how each hit was found.
     pub explain: bool,
+}
+
+/// How much older chunks count for less.
+#[derive(Debug)]
+pub struct RecencyRequest {
+    /// The metadata key that holds a chunk's time.
+    pub key: String,
+    /// The age at which it counts half. Above 0.
+    pub half_life: Duration,
+}
+
+impl SearchRequest {
+    fn options(&self) -> Options<'_> {
+        let now = OffsetDateTime::now_utc().unix_timestamp_nanos() as f64 / 1e9;
+        Options {
+            min_score: self.min_score,
+            group_by_document: self.group_by_document,
+            diversity: self.diversity,
+            recency: self.recency.as_ref().map(|recency| Recency {
+                key: &recency.key,
+                half_life: recency.half_life,
+                now,
+            }),
+            expand: self.expand,
+            highlight: self.highlight,
+        }
+    }
 }
 
 /// Ranked chunks, best first, by the source that found them.
@@ -48,12 +115,103 @@ pub enum Found {
     /// By the in-process index.
     Memory(Answer),
     /// By Postgres, because the index is not loaded or not far enough.
-    Postgres {
-        /// What was found.
-        hits: Vec<FallbackHit>,
-        /// Everything up to here was seen.
-        version: u64,
-    },
+    Postgres(FallbackAnswer),
+}
+
+/// What Postgres found.
+#[derive(Debug)]
+pub struct FallbackAnswer {
+    /// Everything up to here was seen.
+    pub version: u64,
+    /// Best first.
+    pub hits: Vec<RankedHit>,
+    /// Why hits may be missing, if they may.
+    pub partial: Option<Partial>,
+    /// How the lists were made, if it was asked.
+    pub explain: Option<FallbackExplain>,
+}
+
+/// A chunk that Postgres found, as [`tertulia_index::Hit`] is one of the index.
+#[derive(Debug)]
+pub struct RankedHit {
+    /// The chunk.
+    pub chunk: FallbackHit,
+    /// 0 to 1, higher is better.
+    pub score: f32,
+    /// Chunks of the document just before it, in order, if they were asked for and may be found.
+    pub before: Vec<FallbackNeighbour>,
+    /// Those just after it.
+    pub after: Vec<FallbackNeighbour>,
+    /// Where in the content the question's words are, in UTF-16 code units, if it was asked.
+    pub highlights: Option<Vec<Range<u32>>>,
+    /// How it was found, if it was asked.
+    pub explain: Option<HitExplain>,
+}
+
+/// Why an answer may lack hits that it should have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Partial {
+    /// Postgres looked for the nearest vectors through an index that finds most of them.
+    Approximate,
+    /// Fewer hits than asked for were good enough, or of different documents, among the longest lists that Postgres is
+    /// asked for; there may be more.
+    CandidateLimit,
+}
+
+impl Partial {
+    /// The word for it in JSON.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Approximate => "approximate",
+            Self::CandidateLimit => "candidate_limit",
+        }
+    }
+
+    /// What people read.
+    pub fn detail(self) -> &'static str {
+        match self {
+            Self::Approximate => {
+                "The knowledge base is not in memory, and so large that Postgres finds most of the nearest chunks, not all."
+            }
+            Self::CandidateLimit => {
+                "The knowledge base is not in memory, and the best 1,000 chunks of each list did not have enough hits."
+            }
+        }
+    }
+}
+
+/// How Postgres made its lists.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct FallbackExplain {
+    /// Which lists were asked.
+    pub mode: Mode,
+    /// How they became one, in [`Mode::Hybrid`].
+    pub fusion: Option<FusionExplain>,
+    /// Chunks of the knowledge base.
+    pub chunks: u64,
+    /// How often lists were made, each time longer, until they held enough.
+    pub rounds: usize,
+    /// The semantic list, if it was asked.
+    pub semantic: Option<FallbackListExplain>,
+    /// The keyword list, if it was asked.
+    pub keyword: Option<FallbackListExplain>,
+}
+
+/// How Postgres made a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct FallbackListExplain {
+    /// Chunks in the list.
+    pub listed: usize,
+}
+
+impl Found {
+    /// Why hits may be missing, if they may: never where memory answered.
+    pub fn partial(&self) -> Option<Partial> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Postgres(answer) => answer.partial,
+        }
+    }
 }
 
 impl Knowledge {
@@ -88,18 +246,16 @@ impl Knowledge {
         base.reached(wanted, self.config.min_version_wait).await
     }
 
-    async fn search_memory(
-        &self,
-        index: std::sync::Arc<tertulia_index::Index>,
-        request: SearchRequest,
-    ) -> Result<Answer, Error> {
+    async fn search_memory(&self, index: Arc<tertulia_index::Index>, request: SearchRequest) -> Result<Answer, Error> {
         if request.mode != Mode::Keyword {
             self.same_encoder(&index.settings().encoder)?;
         }
         let encoder = self.encoder.clone();
         let comparisons = request.filter.as_ref().map_or(0, Filter::comparisons);
+        let has_options = request.options() != Options::default();
         let inline = index.len() * index.settings().dimensions <= INLINE_SCAN_BYTES_MAX
-            && index.len() * comparisons <= INLINE_COMPARISONS_MAX;
+            && index.len() * comparisons <= INLINE_COMPARISONS_MAX
+            && (!has_options || index.len() <= INLINE_OPTIONS_CHUNKS_MAX);
         let search = move || {
             let started = Instant::now();
             let embedding = (request.mode != Mode::Keyword).then(|| encoder.encode_query(&request.query));
@@ -111,6 +267,7 @@ impl Knowledge {
                 mode: request.mode,
                 filter: request.filter.as_ref(),
                 fusion: Fusion::default(),
+                options: request.options(),
                 explain: request.explain,
             };
             index.search(&query).map(|answer| with_encoding(answer, encoded_in))
@@ -143,48 +300,219 @@ impl Knowledge {
         {
             return Err(search_error(SearchError::UnknownKey { key: unknown.key, known: unknown.known }));
         }
-        let limit = match request.mode {
-            Mode::Hybrid => (2 * request.top_k).max(LIST_LEN_MIN),
-            Mode::Semantic | Mode::Keyword => request.top_k,
+        if let Some(recency) = &request.recency
+            && let Some(unknown) = store::search::find_unknown_key(&mut tx, &base, &[&recency.key]).await?
+        {
+            return Err(search_error(SearchError::UnknownRecencyKey { key: unknown.key, known: unknown.known }));
+        }
+        let scale = Scale { mode: request.mode, fusion: Fusion::default(), keyword_ceiling: 1.0 };
+        let embedding = (request.mode != Mode::Keyword).then(|| self.encoder.encode_query(&request.query));
+        let fallback = Fallback {
+            knowledge: self,
+            base: &base,
+            filter: request.filter.as_ref().map(Filter::to_json),
+            request: Arc::new(request),
+            embedding,
+            scale,
         };
-        let filter = request.filter.as_ref().map(Filter::to_json);
-        let semantic = match request.mode {
-            Mode::Keyword => Vec::new(),
-            _ => {
-                let embedding = self.encoder.encode_query(&request.query);
-                store::search::semantic(&mut tx, &base, &embedding, filter.as_ref(), limit).await?
-            }
-        };
-        let keyword = match request.mode {
-            Mode::Semantic => Vec::new(),
-            _ => store::search::keyword(&mut tx, &base, &request.query, filter.as_ref(), limit).await?,
-        };
+        let mut found = fallback.search(&mut tx).await?;
+        fallback.expand(&mut tx, &mut found.hits).await?;
         tx.commit().await?;
-        Ok(Found::Postgres { hits: fuse_hits(semantic, keyword, request.mode, request.top_k), version: base.version })
+        fallback.highlight(found).await.map(Found::Postgres)
     }
 }
 
-/// The two lists of Postgres as one, scored as the index would.
-fn fuse_hits(semantic: Vec<FallbackHit>, keyword: Vec<FallbackHit>, mode: Mode, top_k: usize) -> Vec<FallbackHit> {
-    let ids = |hits: &[FallbackHit]| hits.iter().map(|hit| hit.chunk_id).collect::<Vec<_>>();
-    let fused = match mode {
-        Mode::Semantic | Mode::Keyword => None,
-        Mode::Hybrid => Some(fuse::reciprocal_rank(&ids(&semantic), &ids(&keyword), &Fusion::default())),
-    };
-    let mut all: Vec<FallbackHit> = semantic.into_iter().chain(keyword).collect();
-    match fused {
-        None => all.truncate(top_k),
-        Some(fused) => {
-            let mut by_id: std::collections::HashMap<_, _> = all.drain(..).map(|hit| (hit.chunk_id, hit)).collect();
-            all.extend(
-                fused
-                    .into_iter()
-                    .take(top_k)
-                    .filter_map(|(chunk_id, score)| by_id.remove(&chunk_id).map(|hit| FallbackHit { score, ..hit })),
-            );
+/// A search as Postgres is asked it.
+struct Fallback<'a> {
+    knowledge: &'a Knowledge,
+    base: &'a KnowledgeBaseRow,
+    request: Arc<SearchRequest>,
+    filter: Option<serde_json::Value>,
+    /// None in [`Mode::Keyword`].
+    embedding: Option<Vec<f32>>,
+    scale: Scale,
+}
+
+/// A list of Postgres, best first, with its measure from 0 to 1.
+type List = Vec<(Uuid, f32)>;
+
+impl Fallback<'_> {
+    /// The same as the index does with its lists, which become longer until they hold enough hits or are as long as they
+    /// may be.
+    async fn search(&self, tx: &mut TenantTx) -> Result<FallbackAnswer, Error> {
+        let request = &*self.request;
+        let options = request.options();
+        let mut depth = options.depth(request.mode, request.top_k).min(FALLBACK_LIST_LEN_MAX);
+        let mut rounds = 0;
+        let (mut rows, lists, mut chosen, is_whole) = loop {
+            rounds += 1;
+            let mut rows: HashMap<Uuid, FallbackHit> = HashMap::new();
+            let lists = self.lists(tx, depth, &mut rows).await?;
+            let mut ranked = answer::rank(&lists.0, &lists.1, &self.scale);
+            if let Some(recency) = &options.recency {
+                for one in &mut ranked {
+                    one.recency = rows.get(&one.id).map_or(1.0, |row| recency.weight(&row.metadata_json));
+                }
+            }
+            let vectors = if options.min_score > 0.0 || options.diversity > 0.0 {
+                self.complete(tx, &mut ranked, options.diversity > 0.0).await?
+            } else {
+                HashMap::new()
+            };
+            let documents = rows.values().map(|row| (row.chunk_id, row.document_id.0)).collect();
+            let chosen = self.choose(ranked, documents, vectors).await?;
+            let reach = answer::reach(&lists.0, &lists.1, depth, &self.scale);
+            let is_whole = chosen.len() >= request.top_k || reach.is_none_or(|reach| reach < options.min_score);
+            if is_whole || depth >= FALLBACK_LIST_LEN_MAX {
+                break (rows, lists, chosen, is_whole);
+            }
+            depth = Options::deeper(depth).min(FALLBACK_LIST_LEN_MAX);
+        };
+        self.complete(tx, &mut chosen, false).await?;
+
+        let is_approximate = self.embedding.is_some() && self.base.chunk_count > FALLBACK_EXACT_CHUNKS_MAX;
+        let hit = |one: Ranked<Uuid>| {
+            let chunk = rows.remove(&one.id)?;
+            let (score, explain) = (one.score(&self.scale), request.explain.then(|| self.explain(&lists, &one)));
+            Some(RankedHit { chunk, score, before: Vec::new(), after: Vec::new(), highlights: None, explain })
+        };
+        let listed = |list: &List| FallbackListExplain { listed: list.len() };
+        Ok(FallbackAnswer {
+            version: self.base.version,
+            hits: chosen.into_iter().filter_map(hit).collect(),
+            partial: match (is_whole, is_approximate) {
+                (false, _) => Some(Partial::CandidateLimit),
+                (true, true) => Some(Partial::Approximate),
+                (true, false) => None,
+            },
+            explain: request.explain.then(|| FallbackExplain {
+                mode: request.mode,
+                fusion: (request.mode == Mode::Hybrid).then(|| {
+                    let Fusion { constant, semantic_weight, keyword_weight } = self.scale.fusion;
+                    FusionExplain { constant, semantic_weight, keyword_weight }
+                }),
+                chunks: self.base.chunk_count,
+                rounds,
+                semantic: (request.mode != Mode::Keyword).then(|| listed(&lists.0)),
+                keyword: (request.mode != Mode::Semantic).then(|| listed(&lists.1)),
+            }),
+        })
+    }
+
+    /// The semantic and the keyword list, up to `depth` long, and what they found in `rows`.
+    async fn lists(
+        &self,
+        tx: &mut TenantTx,
+        depth: usize,
+        rows: &mut HashMap<Uuid, FallbackHit>,
+    ) -> Result<(List, List), Error> {
+        let (base, request, filter) = (self.base, &*self.request, self.filter.as_ref());
+        let semantic = match &self.embedding {
+            Some(embedding) => store::search::semantic(tx, base, embedding, filter, depth).await?,
+            None => Vec::new(),
+        };
+        let keyword = match request.mode {
+            Mode::Semantic => Vec::new(),
+            _ => store::search::keyword(tx, base, &request.query, filter, depth).await?,
+        };
+        let lists = (
+            semantic.iter().map(|hit| (hit.chunk_id, hit.score)).collect(),
+            keyword.iter().map(|hit| (hit.chunk_id, coverage(hit.score))).collect(),
+        );
+        rows.extend(semantic.into_iter().chain(keyword).map(|hit| (hit.chunk_id, hit)));
+        Ok(lists)
+    }
+
+    /// Measures each candidate also as the list would that it is not in; gives embeddings of all of them if they are needed.
+    async fn complete(
+        &self,
+        tx: &mut TenantTx,
+        ranked: &mut [Ranked<Uuid>],
+        with_embeddings: bool,
+    ) -> Result<HashMap<Uuid, Vec<f32>>, Error> {
+        let is_hybrid = self.request.mode == Mode::Hybrid;
+        let lacks =
+            |one: &&Ranked<Uuid>| with_embeddings || is_hybrid && (one.cosine.is_none() || one.keyword.is_none());
+        let ids: Vec<Uuid> = ranked.iter().filter(lacks).map(|one| one.id).collect();
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let embedding = self.embedding.as_deref();
+        let measures = store::search::measures(tx, &ids, embedding, &self.request.query, with_embeddings).await?;
+        let mut measures: HashMap<_, _> = measures.into_iter().map(|found| (found.chunk_id, found)).collect();
+        let mut embeddings = HashMap::new();
+        for one in ranked {
+            let Some(found) = measures.remove(&one.id) else { continue };
+            if is_hybrid {
+                one.cosine.get_or_insert(found.similarity);
+                one.keyword.get_or_insert(coverage(found.rank));
+            }
+            embeddings.extend(found.embedding.map(|embedding| (one.id, embedding)));
+        }
+        Ok(embeddings)
+    }
+
+    async fn choose(
+        &self,
+        ranked: Vec<Ranked<Uuid>>,
+        documents: HashMap<Uuid, Uuid>,
+        vectors: HashMap<Uuid, Vec<f32>>,
+    ) -> Result<Vec<Ranked<Uuid>>, Error> {
+        let (request, scale) = (self.request.clone(), self.scale);
+        let choose = move || {
+            let document_id = |id| documents.get(&id).copied().unwrap_or(id);
+            let nearness = |left, right| match (vectors.get(&left), vectors.get(&right)) {
+                (Some(left), Some(right)) => answer::cosine(left, right),
+                _ => 0.0,
+            };
+            answer::choose(ranked, request.top_k, &request.options(), &scale, document_id, nearness)
+        };
+        if self.request.diversity > 0.0 { self.knowledge.compute.run(choose).await } else { Ok(choose()) }
+    }
+
+    fn explain(&self, lists: &(List, List), one: &Ranked<Uuid>) -> HitExplain {
+        let rank_in = |list: &List| list.iter().position(|(id, _)| *id == one.id).map(|at| at + 1);
+        HitExplain {
+            relevance: one.relevance,
+            recency: self.request.recency.as_ref().map(|_| one.recency),
+            semantic: one.cosine.map(|raw| ListPlace { rank: rank_in(&lists.0), raw, score: self.scale.semantic(raw) }),
+            keyword: one.keyword.map(|raw| ListPlace { rank: rank_in(&lists.1), raw, score: self.scale.keyword(raw) }),
         }
     }
-    all
+
+    async fn expand(&self, tx: &mut TenantTx, hits: &mut [RankedHit]) -> Result<(), Error> {
+        if self.request.expand == 0 || hits.is_empty() {
+            return Ok(());
+        }
+        let chunks: Vec<&FallbackHit> = hits.iter().map(|hit| &hit.chunk).collect();
+        let filter = self.filter.as_ref();
+        let neighbours = store::search::neighbours(tx, self.base, &chunks, filter, self.request.expand).await?;
+        for (hit, neighbours) in hits.iter_mut().zip(neighbours) {
+            let ordinal = hit.chunk.ordinal;
+            (hit.before, hit.after) = neighbours.into_iter().partition(|neighbour| neighbour.ordinal < ordinal);
+        }
+        Ok(())
+    }
+
+    async fn highlight(&self, mut found: FallbackAnswer) -> Result<FallbackAnswer, Error> {
+        if !self.request.highlight {
+            return Ok(found);
+        }
+        let request = self.request.clone();
+        let highlight = move || {
+            let highlighter = Highlighter::new(Analyzer::default(), &request.query);
+            for hit in &mut found.hits {
+                hit.highlights = Some(highlighter.ranges(&hit.chunk.content));
+            }
+            found
+        };
+        self.knowledge.compute.run(highlight).await
+    }
+}
+
+/// How much of the question a chunk covers, 0 to 1, by its rank of full text divided by one more than it.
+fn coverage(score: f32) -> f32 {
+    if score < 1.0 { (TS_RANK_FACTOR * score / (1.0 - score)).clamp(0.0, 1.0) } else { 1.0 }
 }
 
 fn with_encoding(mut answer: Answer, encoded_in: Duration) -> Answer {
@@ -195,6 +523,22 @@ fn with_encoding(mut answer: Answer, encoded_in: Duration) -> Answer {
 fn search_error(error: SearchError) -> Error {
     match error {
         SearchError::UnknownKey { .. } => Error::invalid_field("filter", error.to_string()),
+        SearchError::UnknownRecencyKey { .. } => Error::invalid_field("recency.key", error.to_string()),
         other => Error::Internal(other.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rank_of_full_text_becomes_a_share_of_the_question() {
+        let of_rank = |rank: f32| coverage(rank / (rank + 1.0));
+        assert_eq!(of_rank(0.0), 0.0);
+        // A word of the question that stands once in the text, by the formula of `ts_rank`; and in headings, many times.
+        assert!((of_rank(0.3 / 1.644_934) - 0.456).abs() < 1e-3);
+        assert!((of_rank(0.3) - 0.75).abs() < 1e-6);
+        assert_eq!((of_rank(0.6), coverage(1.0), coverage(0.5)), (1.0, 1.0, 1.0));
     }
 }

@@ -45,7 +45,9 @@ async fn every_answer_has_the_form_that_the_document_says() {
         let path = route.pattern.replace("{knowledge_base_id}", &id).replace("{document}", "a");
         let body = match (&route.method, route.pattern) {
             (&Method::POST, "/v1/knowledge-bases") => json!({ "name": "another" }).to_string(),
-            (&Method::POST, _) => json!({ "query": "secret", "explain": true }).to_string(),
+            (&Method::POST, _) => {
+                json!({ "query": "secret", "explain": true, "expand": 1, "highlight": true }).to_string()
+            }
             (&Method::PUT, _) => draft.to_string(),
             _ => String::new(),
         };
