@@ -1,10 +1,9 @@
 //! From ranked lists to the hits of an answer: one list of two, scores, recency, a threshold, one hit a document,
 //! diversity. The same for the index and for a source beside it, which gives its lists and what it knows of a candidate.
 //!
-//! Order and score are two things. The order is by relevance: in hybrid mode the fused rank, which orders better than any
-//! formula over a cosine and BM25 but says nothing about how good the first one is. The score says that: it is made of
-//! nothing but the question, the chunk and the counts of terms, so it is the same whatever else was found, and may be
-//! compared with a threshold.
+//! Order and score are two things. The order is by relevance: in hybrid mode the fused rank, whose weights were measured,
+//! but which says nothing about how good the first one is. The score says that: it is made of nothing but the question,
+//! the chunk and the counts of terms, so it is the same whatever else was found, and may be compared with a threshold.
 
 use std::{
     collections::{HashMap, HashSet},
