@@ -24,9 +24,9 @@ pub struct Highlighter {
 impl Highlighter {
     /// The marks of `question`.
     pub fn new(analyzer: Analyzer, question: &str) -> Self {
-        let mut terms = HashSet::default();
-        analyzer.terms(question, &mut |term| _ = terms.insert(Box::from(term)));
-        if analyzer == Analyzer::English && terms.iter().any(|term: &Box<str>| !COMMON.contains(&&**term)) {
+        let mut terms: HashSet<Box<str>, _> = HashSet::default();
+        analyzer.terms(question, &mut |term| _ = terms.insert(term.into()));
+        if analyzer == Analyzer::English && terms.iter().any(|term| !COMMON.contains(&&**term)) {
             terms.retain(|term| !COMMON.contains(&&**term));
         }
         Self { analyzer, terms }
@@ -179,8 +179,8 @@ mod tests {
         check("Straße 🙂", "🙂🙂 [STRAßE]");
         check("データ", "この[データ]ベース");
         check("İstanbul", "ab [İSTANBUL] x");
-        let found = Highlighter::new(Analyzer::English, "word").ranges("🙂 word");
-        assert_eq!(found, [3..7]);
+        let found = Highlighter::new(Analyzer::English, "word").ranges("🙂 word, 🙂word");
+        assert_eq!(found, [3..7, 11..15]);
     }
 
     proptest! {

@@ -450,9 +450,10 @@ impl Asked<'_> {
                 vectors::search(&views, embedding, depth, visited)
             })
         });
-        let keyword = (query.mode != Mode::Semantic)
-            .then(|| timed(&mut timings.words, || self.words_among(self.live, depth)))
-            .unwrap_or_default();
+        let keyword = match query.mode {
+            Mode::Semantic => words::Found::default(),
+            _ => timed(&mut timings.words, || self.words_among(self.live, depth)),
+        };
         let scale = Scale { mode: query.mode, fusion: query.fusion, keyword_ceiling: keyword.ceiling };
         Lists {
             semantic: semantic.map(places).unwrap_or_default(),

@@ -107,10 +107,6 @@ impl SearchRequest {
 }
 
 /// Ranked chunks, best first, by the source that found them.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one of it for an answer, and the larger variant is the usual one"
-)]
 pub enum Found {
     /// By the in-process index.
     Memory(Answer),

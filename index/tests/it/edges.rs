@@ -310,7 +310,7 @@ fn no_list_becomes_longer_once_nothing_else_can_be_good_enough() {
 fn hits_show_their_neighbours_and_the_words() {
     let index = Index::new(settings());
     let chunks =
-        (0..5).map(|n| chunk(n + 1, ["one", "two", "Vacuuming three", "four", "five"][n as usize], axis(0, 1.0)));
+        (0..5).map(|n| chunk(n + 1, ["one", "two", "Vacuuming; vacuum", "four", "five"][n as usize], axis(0, 1.0)));
     index.apply(batch(1, chunks.collect())).expect("a sound batch");
     let filter = Filter::from_json(&json!({ "type": "ne", "key": "number", "value": 5 })).expect("a filter");
     let options = Options { expand: 2, highlight: true, ..Options::default() };
@@ -322,7 +322,7 @@ fn hits_show_their_neighbours_and_the_words() {
     };
     assert_eq!(contents(&hit.before), ["one", "two"]);
     assert_eq!(contents(&hit.after), ["four"], "what the filter keeps out is not shown");
-    assert_eq!(hit.highlights, Some(vec![0..9]));
+    assert_eq!(hit.highlights, Some(vec![0..9, 11..17]));
     let plain = index.search(&query("vacuum", None, Mode::Keyword)).expect("an answer");
     assert!(plain.hits[0].before.is_empty() && plain.hits[0].highlights.is_none());
 }
