@@ -14,7 +14,7 @@ use tantivy::{
     schema::{IndexRecordOption, STORED, Schema, TextFieldIndexing, TextOptions},
 };
 use tertulia::knowledge::extract::MediaType;
-use tertulia_index::{Analyzer, Batch, Chunk, Fusion, Index, Mode, Query, Settings};
+use tertulia_index::{Analyzer, Batch, Chunk, Fusion, Index, Mode, Options, Query, Settings};
 
 fn main() {
     let encoder = corpus::encoder();
@@ -40,6 +40,7 @@ fn main() {
             mode: Mode::Keyword,
             filter: None,
             fusion: Fusion::default(),
+            options: Options::default(),
             explain: false,
         };
         black_box(index.search(&query).expect("an answer").hits.iter().map(|hit| hit.content().len()).sum::<usize>());
