@@ -3,8 +3,9 @@
 //! Invariant: a view holds each batch whole or not at all, and an id is live in one of its segments at most. Searches
 //! load the view without a lock; writers take turns. Merges of small segments are done by the writer that made them
 //! necessary; larger ones are prepared by [`Index::maintain`] beside writers and searches, and put in place in a moment.
+//! Graphs of large segments are built by [`Index::build_graphs`], beside all that, and settled once for each segment.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -15,6 +16,7 @@ use crate::{
     analyze::Analyzer,
     bits::Bits,
     chunk::{Batch, Chunk},
+    graph::{self, GraphBuilder, GraphBuilt, GraphError, VectorSearch},
     search::{self, Answer, Query, SearchError},
     segment::{Segment, unit},
     snapshot::{self, RestoreError, SnapshotError},
@@ -40,6 +42,9 @@ pub struct Settings {
     pub encoder: String,
     /// What makes terms of text.
     pub analyzer: Analyzer,
+    /// How vectors are searched; not part of what an index holds, so a snapshot may be restored under another.
+    #[serde(skip)]
+    pub vectors: VectorSearch,
 }
 
 /// Why a batch was refused; nothing of it was applied.
@@ -80,8 +85,23 @@ pub struct Index {
     writer: Mutex<Writer>,
     /// Held through [`Index::maintain`], so that there is one at a time.
     maintenance: Mutex<()>,
+    /// Held through [`Index::build_graphs`]: the graph that is being built, and what it is of.
+    graph: Mutex<Option<(Arc<Segment>, GraphBuilder)>>,
     /// Held through [`Index::snapshot`], so that there is one at a time.
     saving: Mutex<()>,
+}
+
+/// What a call of [`Index::build_graphs`] led to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GraphStep {
+    /// There is nothing to do.
+    Idle,
+    /// There is more to do.
+    Unfinished,
+    /// A graph is done, and searches take it.
+    Built(GraphBuilt),
+    /// A segment gets no graph and is scanned; the text says why.
+    Refused(String),
 }
 
 /// What writers take turns with.
@@ -130,6 +150,7 @@ impl Index {
             view: ArcSwap::from_pointee(view),
             writer: Mutex::default(),
             maintenance: Mutex::default(),
+            graph: Mutex::default(),
             saving: Mutex::default(),
         }
     }
@@ -250,6 +271,49 @@ impl Index {
         true
     }
 
+    /// Builds a graph for a large segment, for about as long as `budget` and then, when all rows are in, as long as it
+    /// takes to compare it with a scan. Searches scan the segment until its graph is done, and nobody waits. To be called
+    /// until it is idle, with pauses as the caller sees fit; a merge makes new work.
+    pub fn build_graphs(&self, budget: Duration) -> GraphStep {
+        let mut building = self.graph.lock();
+        let view = self.view.load();
+        let is_there = |segment: &Arc<Segment>| view.parts.iter().any(|part| Arc::ptr_eq(&part.segment, segment));
+        let (segment, mut builder) = match building.take().filter(|(segment, _)| is_there(segment)) {
+            Some(under_way) => under_way,
+            None => {
+                let Settings { dimensions, vectors: way, .. } = self.settings;
+                let is_due = |part: &&Part| {
+                    graph::is_due(way, part.segment.len(), dimensions) && !part.segment.vectors.is_graph_settled()
+                };
+                let due = view.parts.iter().filter(is_due).max_by_key(|part| part.len());
+                let Some(segment) = due.map(|part| part.segment.clone()) else { return GraphStep::Idle };
+                match GraphBuilder::start(&segment.vectors, way) {
+                    Ok(builder) => (segment, builder),
+                    Err(error) => return refuse(&segment, &error),
+                }
+            }
+        };
+        drop(view);
+        match builder.add_rows(&segment.vectors, budget) {
+            Ok(false) => {
+                *building = Some((segment, builder));
+                return GraphStep::Unfinished;
+            }
+            Ok(true) => {}
+            Err(error) => return refuse(&segment, &error),
+        }
+        match builder.finish(&segment.vectors, segment.payload.ids()) {
+            Ok((graph, built)) => {
+                segment.vectors.settle_graph(Some(graph));
+                let _writer = self.writer.lock();
+                let view = self.view.load();
+                self.view.store(Arc::new(View::new(view.version, view.parts.clone())));
+                GraphStep::Built(built)
+            }
+            Err(error) => refuse(&segment, &error),
+        }
+    }
+
     /// The chunks that answer `query` best.
     ///
     /// # Errors
@@ -345,6 +409,12 @@ impl Part {
         };
         Some(Self { segment: segment.clone(), left: Arc::new(Left { live: Some(live), len, words }) })
     }
+}
+
+/// Settles that a segment gets no graph.
+fn refuse(segment: &Segment, error: &GraphError) -> GraphStep {
+    segment.vectors.settle_graph(None);
+    GraphStep::Refused(error.to_string())
 }
 
 /// `chunks` in the order of their ids, of several with one id the last, in groups that a segment can hold.

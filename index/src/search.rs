@@ -20,7 +20,7 @@ use crate::{
     payload::Row,
     question::{Conditions, Question},
     segment::{Segment, unit},
-    vectors::{self, VectorsView, Visited},
+    vectors::{self, VectorWay, VectorsView, Visited},
     words::{self, WordsView},
 };
 
@@ -210,11 +210,24 @@ pub struct FilterExplain {
     pub matches: usize,
 }
 
-/// How the semantic list was made.
+/// How a segment's vectors were searched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SegmentExplain {
+    /// Chunks of the segment, deleted ones included.
+    pub chunks: usize,
+    /// Which way.
+    pub way: VectorWay,
+}
+
+/// How the semantic list was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SemanticExplain {
     /// Chunks in the list.
     pub listed: usize,
+    /// How each segment was searched.
+    pub segments: Vec<SegmentExplain>,
+    /// Chunks that graphs named as candidates.
+    pub walked: u64,
     /// Chunks whose code of one bit a component was looked at.
     pub estimated: u64,
     /// Chunks whose code of eight bits a component was looked at.
@@ -333,6 +346,10 @@ pub(crate) fn search(settings: &Settings, view: &View, query: &Query<'_>) -> Res
         filter: kept.as_ref().map(|kept| FilterExplain { matches: kept.iter().map(Bits::count).sum() }),
         semantic: semantic.as_ref().map(|list| SemanticExplain {
             listed: list.len(),
+            segments: (view.parts.iter().zip(&visited.ways))
+                .map(|(part, way)| SegmentExplain { chunks: part.segment.len(), way: *way })
+                .collect(),
+            walked: visited.walked,
             estimated: visited.estimated,
             scanned: visited.scanned,
             rescored: visited.rescored,

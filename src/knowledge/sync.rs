@@ -9,9 +9,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tertulia_index::{Batch, Index, Settings};
+use tertulia_index::{Batch, GraphStep, Index, Settings, VectorSearch};
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, mpsc},
     time::{Instant, sleep, timeout},
 };
 
@@ -39,6 +39,10 @@ const CHUNK_BYTES_ESTIMATE: usize = 4_096;
 /// First loads take one in so many of the service pool's connections, each for as long as it reads; sign-in and all else
 /// that the pool is for have the others.
 const LOADS_SHARE: usize = 3;
+/// How long a compute thread builds at a graph before it looks after other jobs.
+const GRAPH_STEP: Duration = Duration::from_millis(10);
+/// Pause after it: so a graph takes half of one core at most.
+const GRAPH_PAUSE: Duration = GRAPH_STEP;
 
 /// Carries changes from Postgres into the indexes. One per server.
 pub struct Sync {
@@ -58,6 +62,8 @@ struct Built {
     generation_id: uuid::Uuid,
     saved_version: u64,
     saved_at: Instant,
+    /// Wakes the task that builds its graphs, which ends when this is dropped.
+    graphs: Option<mpsc::Sender<()>>,
 }
 
 /// What one look into Postgres led to.
@@ -170,6 +176,7 @@ impl Sync {
                 Ok(Looked::Outdated) => continue,
                 Ok(Looked::CaughtUp) => {
                     pause = PAUSE_MIN;
+                    self.wake_graphs(&base, built.as_mut());
                     Rest::CaughtUp(self.until_snapshot(built.as_ref()))
                 }
                 Err(error) => {
@@ -242,7 +249,7 @@ impl Sync {
         }
         if built.is_none() {
             let restored = self.restore(key, &head).await?;
-            *built = Some(restored.filter(is_usable).unwrap_or_else(|| Built::empty(&head)));
+            *built = Some(restored.filter(is_usable).unwrap_or_else(|| Built::empty(&head, self.config.vectors)));
         }
         let Some(current) = built else { return Ok(Looked::CaughtUp) };
         // Nobody searches an index before it is published, so it may be filled in pieces.
@@ -292,14 +299,67 @@ impl Sync {
         self.compute.run_in_background(move || while index.maintain() {}).await.map_err(anyhow::Error::new)
     }
 
+    /// Has the graphs of large segments built, if there are any without.
+    fn wake_graphs(self: &Arc<Self>, base: &Base, built: Option<&mut Built>) {
+        let Some(Built { index, generation_id, graphs, .. }) = built else { return };
+        let graphs = graphs.get_or_insert_with(|| {
+            let (wake, woken) = mpsc::channel(1);
+            self.tasks.spawn(self.clone().keep_graphs(base.key, index.clone(), *generation_id, woken));
+            wake
+        });
+        // If there is no room, it will look anyway.
+        let _ = graphs.try_send(());
+    }
+
+    /// Builds the graphs of `index` bit by bit whenever it is woken, and saves each, since it takes minutes.
+    async fn keep_graphs(
+        self: Arc<Self>,
+        key: BaseKey,
+        index: Arc<Index>,
+        generation_id: uuid::Uuid,
+        mut woken: mpsc::Receiver<()>,
+    ) {
+        let knowledge_base_id = key.knowledge_base_id;
+        while woken.recv().await.is_some() {
+            while !woken.is_closed() {
+                let (working, snapshots) = (index.clone(), self.snapshots.clone());
+                let step = self.compute.run_in_background(move || {
+                    let step = working.build_graphs(GRAPH_STEP);
+                    if matches!(step, GraphStep::Built(_)) {
+                        snapshots.save(key, generation_id, &working)?;
+                    }
+                    anyhow::Ok(step)
+                });
+                match step.await.map_err(anyhow::Error::new).and_then(|step| step) {
+                    Ok(GraphStep::Idle) => break,
+                    Ok(GraphStep::Unfinished) => {}
+                    Ok(GraphStep::Built(built)) => {
+                        let (rows, took_ms) = (built.rows, built.took.as_millis() as u64);
+                        tracing::info!(%knowledge_base_id, rows, took_ms, recall = built.recall, "graph built");
+                    }
+                    Ok(GraphStep::Refused(reason)) => {
+                        tracing::warn!(%knowledge_base_id, reason, "no graph for a large segment; it is scanned");
+                    }
+                    Err(error) => {
+                        tracing::warn!(%knowledge_base_id, error = %chain(&error), "graph not saved or not built");
+                        break;
+                    }
+                }
+                sleep(GRAPH_PAUSE).await;
+            }
+        }
+    }
+
     async fn restore(&self, key: BaseKey, head: &Head) -> Result<Option<Built>, anyhow::Error> {
-        let (snapshots, settings, generation_id) = (self.snapshots.clone(), settings(head), head.generation_id);
+        let (snapshots, settings, generation_id) =
+            (self.snapshots.clone(), settings(head, self.config.vectors), head.generation_id);
         let restored = self.compute.run_in_background(move || snapshots.restore(key, generation_id, &settings)).await?;
         Ok(restored.map(|index| Built {
             saved_version: index.version(),
             index: Arc::new(index),
             generation_id,
             saved_at: Instant::now(),
+            graphs: None,
         }))
     }
 
@@ -363,12 +423,13 @@ impl Sync {
 }
 
 impl Built {
-    fn empty(head: &Head) -> Self {
+    fn empty(head: &Head, vectors: VectorSearch) -> Self {
         Self {
-            index: Arc::new(Index::new(settings(head))),
+            index: Arc::new(Index::new(settings(head, vectors))),
             generation_id: head.generation_id,
             saved_version: 0,
             saved_at: Instant::now(),
+            graphs: None,
         }
     }
 }
@@ -389,8 +450,8 @@ fn estimate(built: Option<&Built>, head: &Head) -> usize {
     new_chunks.saturating_mul(CHUNK_BYTES_ESTIMATE + 3 * head.dimensions).saturating_add(held_bytes)
 }
 
-fn settings(head: &Head) -> Settings {
-    Settings { dimensions: head.dimensions, encoder: head.encoder.clone(), analyzer: head.analyzer }
+fn settings(head: &Head, vectors: VectorSearch) -> Settings {
+    Settings { dimensions: head.dimensions, encoder: head.encoder.clone(), analyzer: head.analyzer, vectors }
 }
 
 /// An error with its causes, as one line for the log.

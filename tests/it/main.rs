@@ -10,6 +10,7 @@ mod bad_input;
 mod cli;
 mod crash;
 mod documents;
+mod graphs;
 mod http;
 mod knowledge_bases;
 mod lists;
