@@ -71,35 +71,41 @@ const PREFERRED_ROWS_MIN: usize = 1_000;
 const PREFERRED_KEPT_SHARE: usize = 20;
 
 /// Nanoseconds that a scan takes for each row by sign codes, for 64 components.
-const ESTIMATE_ROW_NS: f64 = 0.35;
+const ESTIMATE_ROW_NS: f64 = 0.6;
 /// Nanoseconds that a scan takes for each row that a selective filter keeps, for 64 components.
-const SCATTERED_ROW_NS: f64 = 4.0;
-/// Rows that a walk looks at for each candidate that it keeps, where all count.
+const SCATTERED_ROW_NS: f64 = 20.0;
+/// Nanoseconds that a walk takes for each candidate that it keeps, and on top of it for 64 components: most of it is waiting
+/// for memory, in a graph of a million rows.
+const CANDIDATE_NS: [f64; 2] = [1_200.0, 400.0];
+/// Rows that a walk looks at for each candidate.
 const LOOKS_A_CANDIDATE: f64 = 4.0;
-/// Nanoseconds that a walk takes for each look, and on top of it for 64 components.
-const LOOK_NS: [f64; 2] = [300.0, 50.0];
 /// How much quicker than a scan a walk must be for a graph to be worth its memory and the time to build it.
 const WORTH: f64 = 2.0;
 
 /// What a search of `rows` of which `kept` count costs without a graph, about, in nanoseconds.
 fn scan_ns(rows: usize, kept: usize, dimensions: usize) -> f64 {
     let width = dimensions as f64 / 64.0;
-    (rows as f64 * ESTIMATE_ROW_NS * width).min(kept as f64 * SCATTERED_ROW_NS * width)
+    if vectors::is_estimated(rows, kept) {
+        rows as f64 * ESTIMATE_ROW_NS * width
+    } else {
+        kept as f64 * SCATTERED_ROW_NS * width
+    }
 }
 
-/// What a look costs.
-fn look_ns(dimensions: usize) -> f64 {
-    LOOK_NS[0] + LOOK_NS[1] * dimensions as f64 / 64.0
+fn candidate_ns(dimensions: usize) -> f64 {
+    CANDIDATE_NS[0] + CANDIDATE_NS[1] * dimensions as f64 / 64.0
 }
 
-/// What a search with a graph costs, about: where a filter keeps one row in ten, ten times as many are looked at.
+/// What a search with a graph costs, about. A filter that keeps one row in ten has ten times as many looked at, but a third
+/// of the time goes to them: what is near is often near what was looked at.
 fn walk_ns(rows: usize, kept: usize, dimensions: usize, candidates: usize) -> f64 {
-    candidates as f64 * LOOKS_A_CANDIDATE * look_ns(dimensions) * rows as f64 / kept.max(1) as f64
+    let filtered = (2.0 + rows as f64 / kept.max(1) as f64) / 3.0;
+    candidates as f64 * candidate_ns(dimensions) * filtered
 }
 
-/// Whether a segment should have a graph. The one rule, fitted by `cargo bench -p tertulia-index --bench vectors`: a scan
-/// costs so much a row, a walk about the same for any number of rows; a graph takes minutes to build and a third more
-/// memory, so that it must be [`WORTH`] it.
+/// Whether a segment should have a graph, by the one rule: a scan costs so much a row, a walk about the same for any number
+/// of rows; a graph takes minutes to build and much memory, so it must be [`WORTH`] it. At 256 components that is from about
+/// 370,000 rows on. `cargo bench -p tertulia-index --bench vectors` prints what the constants are fitted to.
 pub(crate) fn is_due(way: VectorSearch, rows: usize, dimensions: usize) -> bool {
     match way {
         VectorSearch::Scan => false,
@@ -257,11 +263,12 @@ impl Graph {
     /// `None`), of which there are `kept`. `None` if it found fewer, or looked at as many as a scan is better for: then the
     /// rows must be scanned.
     pub(crate) fn search(&self, query: &[f32], k: usize, live: Option<&Bits>, kept: usize) -> Option<Vec<u32>> {
-        // So a walk that leads nowhere costs no more than the scan that comes after it.
+        // So a walk that leads nowhere costs no more than two of the scans that come after it.
         let looks_max = if self.is_preferred {
             usize::MAX
         } else {
-            (scan_ns(self.rows, kept, self.dimensions) / look_ns(self.dimensions)) as usize
+            let look_ns = candidate_ns(self.dimensions) / LOOKS_A_CANDIDATE;
+            (2.0 * scan_ns(self.rows, kept, self.dimensions) / look_ns) as usize
         };
         self.candidates(query, k, live, looks_max).filter(|found| found.len() >= k.min(kept))
     }
@@ -515,6 +522,19 @@ mod tests {
     }
 
     #[test]
+    fn filters_choose_the_cheaper_way() {
+        // A million rows of 256 components.
+        let costs = |kept| {
+            let walk = walk_ns(1_000_000, kept, 256, EXPANSION_SEARCH);
+            (scan_ns(1_000_000, kept, 256), walk)
+        };
+        for (kept, by_graph) in [(1_000_000, true), (500_000, true), (100_000, true), (10_000, false), (10, false)] {
+            let (scan, walk) = costs(kept);
+            assert_eq!(walk < scan, by_graph, "{kept} kept: {walk} ns against {scan}");
+        }
+    }
+
+    #[test]
     fn a_walk_that_leads_nowhere_gives_up() {
         let rng = &mut StdRng::seed_from_u64(5);
         let (rows, ids) = example(rng, 2_000);
@@ -581,13 +601,19 @@ mod tests {
 
     #[test]
     fn which_segments_get_a_graph() {
+        let crossing = |dimensions| (1..4_000).find(|rows| is_due(VectorSearch::Auto, rows * 1_000, dimensions));
+        let crossings: Vec<_> = [64, 256, 768, 1_536].into_iter().filter_map(crossing).collect();
+        assert_eq!(crossings.len(), 4);
+        assert!(crossings.is_sorted_by(|fewer, more| fewer > more), "{crossings:?}");
+        assert!((300..500).contains(&crossings[1]), "{crossings:?}");
         for dimensions in [64, 256, 768, 1_536] {
             assert!(is_due(VectorSearch::Graph, PREFERRED_ROWS_MIN, dimensions));
             assert!(!is_due(VectorSearch::Graph, PREFERRED_ROWS_MIN - 1, dimensions));
             assert!(!is_due(VectorSearch::Scan, usize::MAX >> 20, dimensions));
-            // There is one crossing, and it is earlier for more dimensions.
-            assert!(!is_due(VectorSearch::Auto, 10_000, dimensions));
-            assert!(is_due(VectorSearch::Auto, 4_000_000, dimensions));
+            // Past the crossing there is no other.
+            let after = |rows: usize| is_due(VectorSearch::Auto, rows * 1_000, dimensions);
+            assert!(!after(100) && after(8_000));
+            assert!((1..8_000).map(after).is_sorted());
         }
     }
 }

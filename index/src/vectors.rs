@@ -266,9 +266,13 @@ impl<'a> VectorsView<'a> {
 
     /// The segment's sign codes, if they are to be looked at first.
     fn signs(&self) -> Option<&'a Signs> {
-        let kept = self.kept();
-        self.vectors.signs.as_ref().filter(|_| kept >= self.vectors.len() / BLOCK * SIGNS_KEPT_MIN)
+        self.vectors.signs.as_ref().filter(|_| is_estimated(self.vectors.len(), self.kept()))
     }
+}
+
+/// Whether a scan of `rows` of which `kept` count looks at sign codes first.
+pub(crate) fn is_estimated(rows: usize, kept: usize) -> bool {
+    kept >= rows / BLOCK * SIGNS_KEPT_MIN
 }
 
 /// How a segment's vectors were searched.
