@@ -349,6 +349,7 @@ fn search_with(
         let way = match segment.walk(query, k) {
             Some(docs) => {
                 visited.walked += docs.len() as u64;
+                visited.rescored += docs.len() as u64;
                 for doc in docs {
                     let score = segment.vectors.score(doc, query);
                     best.offer(Candidate::new(at as u32, doc, score, segment.ids));

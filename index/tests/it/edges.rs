@@ -202,7 +202,14 @@ fn explanations_are_stable_json() {
             "chunks": 2,
             "segments": 1,
             "filter": { "matches": 1 },
-            "semantic": { "listed": 1, "estimated": 0, "scanned": 1, "rescored": 1 },
+            "semantic": {
+                "listed": 1,
+                "segments": [{ "chunks": 2, "way": "scan" }],
+                "walked": 0,
+                "estimated": 0,
+                "scanned": 1,
+                "rescored": 1,
+            },
             "keyword": { "listed": 1, "terms": 1, "postings": 1, "ceiling": keyword.ceiling },
         })
     );
