@@ -12,6 +12,7 @@ setup: ## install what is missing on this machine, and say what and why
 
 .PHONY: run
 run: setup ## build, start the server with PostgreSQL's manual in it, and stay up until Ctrl-C
+	@scripts/demo.sh check
 	cargo build --locked --release --workspace --bins
 	@scripts/demo.sh
 
@@ -52,10 +53,24 @@ fuzz: ## what the index crate reads, fuzzed for FUZZ_SECONDS=600 each (needs car
 	    cargo fuzz run --fuzz-dir index/fuzz --sanitizer none $$target -- -max_total_time=$(or $(FUZZ_SECONDS),600) || exit 1; \
 	done
 
+.PHONY: bench-quality
+bench-quality: bench-data ## how well questions with known answers are answered; ARGS="--tune" and others for loadtest quality
+	@scripts/loadtest.sh quality $(ARGS)
+
+.PHONY: bench-vectors
+bench-vectors: setup ## nearest vectors beside usearch, hnswlib, faiss and qdrant-edge (from PyPI, into target/)
+	cargo build --locked --release --example engine
+	@scripts/bench.sh vectors $(ARGS)
+
+.PHONY: bench-growth
+bench-growth: setup ## time and memory of an index of 1,000 to 1,000,000 chunks; ARGS="--rows 100000" for less
+	cargo build --locked --release --example engine
+	@scripts/bench.sh growth $(ARGS)
+
 .PHONY: audit
 audit: ## licences, advisories and sources of all crates (needs cargo-deny)
 	cargo deny check
 
 .PHONY: clean-data
 clean-data: ## remove what `make run` and `make loadtest` have stored
-	rm -rf data data-loadtest
+	rm -rf data data-loadtest data-by-hand

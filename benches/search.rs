@@ -23,11 +23,11 @@ fn search(criterion: &mut Criterion) {
     index.apply(batch).expect("a sound batch");
     while index.maintain() {}
     let questions = corpus::questions();
-    corpus::percentiles(&format!("keyword search of {} chunks, top 10", index.len()), &questions, |text| {
+    let keyword = |text: &str, prefix: bool| {
         let query = Query {
             text,
             embedding: None,
-            prefix: false,
+            prefix,
             top_k: 10,
             mode: Mode::Keyword,
             filter: None,
@@ -35,7 +35,16 @@ fn search(criterion: &mut Criterion) {
             explain: false,
         };
         black_box(index.search(&query).expect("an answer"));
-    });
+    };
+    println!("keyword search of {} chunks, top 10:", index.len());
+    corpus::percentiles("as asked", &questions, |text| keyword(text, false));
+    // Without the last two characters and the sign behind them.
+    let typed: Vec<&str> =
+        questions.iter().map(|question| question.get(..question.len() - 3).unwrap_or(question)).collect();
+    corpus::percentiles("while typed", &typed, |text| keyword(text, true));
+    let phrases: Vec<String> = questions.iter().map(|question| last_words_quoted(question)).collect();
+    let phrases: Vec<&str> = phrases.iter().map(String::as_str).collect();
+    corpus::percentiles("last two words as a phrase", &phrases, |text| keyword(text, false));
 
     let mut group = criterion.benchmark_group(format!("search of {} chunks", index.len()));
     let mut next = (0..questions.len()).cycle();
@@ -61,6 +70,13 @@ fn search(criterion: &mut Criterion) {
         });
     }
     group.finish();
+}
+
+fn last_words_quoted(question: &str) -> String {
+    let words: Vec<&str> =
+        question.split(|letter: char| !letter.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    let (others, last) = words.split_at(words.len().saturating_sub(2));
+    format!("{} \"{}\"", others.join(" "), last.join(" "))
 }
 
 fn ingest(criterion: &mut Criterion) {

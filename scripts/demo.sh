@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
 # Starts the server with PostgreSQL's manual in it, shows one search, and stays up until Ctrl-C.
 #
+#   scripts/demo.sh check    only says whether that can work here; asked before the long build
+#
 # What it stores is in data/ (git-ignored): a second run finds everything in place. The settings' variables work as
-# always, such as TERTULIA_SERVER_LISTEN=0.0.0.0:9000.
+# always, such as TERTULIA_SERVER_LISTEN=0.0.0.0:9000, but for the data directory.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/server.sh
+
+check_reachable
+if [[ ${1:-} == check ]]; then exit 0; fi
 
 readonly QUESTION="how do I stop sessions that are idle in transaction"
 

@@ -4,6 +4,7 @@
 #   scripts/loadtest.sh data             only puts the documents in (kept in data-loadtest/; the next time nothing is sent)
 #   scripts/loadtest.sh search [ARG…]    `loadtest search --compare` with further arguments
 #   scripts/loadtest.sh commit [ARG…]    `loadtest commit` with further arguments
+#   scripts/loadtest.sh quality [ARG…]   `loadtest quality` with further arguments
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/server.sh
@@ -11,7 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # The server's own Postgres, whatever database the caller's environment names: empty means none, also against a file.
 export DATABASE_URL="" TERTULIA_DATABASE_SERVICE_URL="" TERTULIA_DATABASE_DIRECT_URL=""
 
-command=${1:?one of data, search, commit}
+command=${1:?one of data, search, commit, quality}
 shift
 trap stop_server EXIT
 trap 'exit 130' INT TERM HUP
@@ -34,8 +35,11 @@ case $command in
         target/release/loadtest search --knowledge-base "$knowledge_base" --compare --postgres-url "$(postgres_url)" "$@"
         ;;
     commit) target/release/loadtest commit --knowledge-base "$knowledge_base" "$@" ;;
+    quality)
+        target/release/loadtest quality --knowledge-base "$knowledge_base" --postgres-url "$(postgres_url)" "$@"
+        ;;
     *)
-        echo "one of data, search, commit; not $command" >&2
+        echo "one of data, search, commit, quality; not $command" >&2
         exit 64
         ;;
 esac

@@ -115,3 +115,17 @@ postgres_url() {
     { read -r _; read -r _; read -r _; read -r port; read -r socket_dir; } <"$data_dir/postgres/postmaster.pid"
     printf 'host=%s port=%s user=tertulia_owner dbname=tertulia' "$socket_dir" "$port"
 }
+
+# Fails if the user that Postgres runs as cannot get to this folder: as root it is not root, and /root is closed to it.
+check_reachable() {
+    ((EUID == 0)) || return 0
+    local folder=$PWD
+    until [[ $folder == / ]]; do
+        if ! ((8#$(stat -c %a "$folder") & 1)); then
+            echo "Postgres does not run as root, and its user may not enter $folder: clone to another place," \
+                "such as /srv or /opt, or run as an ordinary user." >&2
+            return 1
+        fi
+        folder=$(dirname "$folder")
+    done
+}

@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tertulia_index::Encoder;
+use tertulia_index::Encoder as Table;
 
 use crate::{
     accounts::Accounts,
@@ -21,7 +21,9 @@ use crate::{
     compute::Compute,
     config::Config,
     http::body::Room,
-    knowledge::{BaseKey, Knowledge, LoadedBases, snapshots::Snapshots, sync::Sync},
+    knowledge::{
+        BaseKey, Knowledge, LoadedBases, encoders::Encoders, generations::Builder, snapshots::Snapshots, sync::Sync,
+    },
     metrics::Metrics,
     server::{ConnInfo, Counters, Server},
     store::{self, Store, StoreError, embedded::EmbeddedCluster, listen::Notification},
@@ -83,6 +85,7 @@ impl App {
     pub fn render_metrics(&self) -> String {
         let bases = self.knowledge.loaded().all();
         let indexes: Vec<_> = bases.iter().filter_map(|base| base.index()).collect();
+        let (index_loads, index_unloads) = self.knowledge.loaded().loads_and_unloads();
         let gauges = crate::metrics::Gauges {
             connections: self.connections.open().iter().sum(),
             connections_accepted: self.connections.accepted(),
@@ -93,6 +96,8 @@ impl App {
             index_bases: indexes.len(),
             index_chunks: indexes.iter().map(|index| index.len()).sum(),
             index_bytes: indexes.iter().map(|index| index.memory_bytes()).sum(),
+            index_loads,
+            index_unloads,
             sync_lag_versions: bases.iter().map(|base| base.lag()).max().unwrap_or(0),
         };
         self.metrics.render(&gauges)
@@ -113,7 +118,7 @@ impl Stack {
     /// The first thing that keeps it from starting, with what to do about it. What was started before is stopped.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         // What fails for want of a file or a port fails before a database is started.
-        let encoder = Encoder::load(&config.retrieval.weights_dir).with_context(|| {
+        let table = Table::load(&config.retrieval.weights_dir).with_context(|| {
             format!(
                 "no encoder in {}: run scripts/setup.sh, which fetches the weights, or set retrieval.weights_dir \
                  (TERTULIA_RETRIEVAL_WEIGHTS_DIR) to the folder that has them",
@@ -125,7 +130,7 @@ impl Stack {
             Some(_) => None,
             None => Some(EmbeddedCluster::start(&config.server.data_dir, &config.database).await?),
         };
-        match Self::start_on(config, encoder, listener, cluster.as_ref()).await {
+        match Self::start_on(config, table, listener, cluster.as_ref()).await {
             Ok((app, server)) => Ok(Self { app, server, cluster }),
             Err(error) => {
                 if let Some(cluster) = cluster
@@ -140,7 +145,7 @@ impl Stack {
 
     async fn start_on(
         config: Config,
-        encoder: Encoder,
+        table: Table,
         listener: crate::server::Listener,
         cluster: Option<&EmbeddedCluster>,
     ) -> anyhow::Result<(Arc<App>, Server)> {
@@ -158,6 +163,7 @@ impl Stack {
         let store = Arc::new(Store::connect(&connections, &config.database, tasks.runtime()).await?);
         let metrics = Metrics::new(store.query_durations());
         let compute = Arc::new(Compute::new(cores())?);
+        let encoders = Arc::new(Encoders::new(table, &config.encoder, compute.clone(), &tasks)?);
         let loaded = Arc::new(LoadedBases::default());
         let sync = Sync::new(
             store.clone(),
@@ -168,9 +174,11 @@ impl Stack {
             config.retrieval.clone(),
         );
         let accounts = Arc::new(Accounts::new(store.clone()));
+        let builder = Builder::new(store.clone(), encoders.clone(), loaded.clone(), tasks.clone());
         let knowledge = Knowledge::new(
             store.clone(),
-            Arc::new(encoder),
+            encoders,
+            builder.clone(),
             compute.clone(),
             loaded,
             sync.clone(),
@@ -196,6 +204,7 @@ impl Stack {
         };
         let server = Server::start(listener, service)?;
         tasks.spawn(follow_notifications(store.clone(), sync.clone(), accounts, tasks.clone()));
+        tasks.spawn(builder.run());
         if connections.owner.is_some() {
             tasks.spawn(store::upkeep::run(store, tasks.stopping().clone()));
         }

@@ -17,6 +17,9 @@ use tertulia_index::VectorSearch;
 /// Prefix of every environment variable but `DATABASE_URL`.
 const ENV_PREFIX: &str = "TERTULIA_";
 
+/// The name of the encoder of `retrieval.weights_dir`.
+pub const STATIC_ENCODER: &str = "static";
+
 /// All settings, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -26,6 +29,8 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// Encoder, index and search.
     pub retrieval: RetrievalConfig,
+    /// The encoder that is a service, if there is one.
+    pub encoder: EncoderConfig,
     /// How to log.
     pub log: LogConfig,
 }
@@ -99,8 +104,11 @@ pub struct DatabaseConfig {
 pub struct RetrievalConfig {
     /// Folder with the encoder's weights (safetensors) and tokenizer.
     pub weights_dir: PathBuf,
-    /// Memory for loaded knowledge bases; one that does not fit is answered by Postgres.
+    /// Memory for loaded knowledge bases; the least recently searched are let go, and one that does not fit even so is
+    /// answered by Postgres.
     pub memory_bytes_max: usize,
+    /// A knowledge base that was searched within this time is not let go to make room for another.
+    pub unload_after: Duration,
     /// Longest that a search waits for its `min_version` before Postgres answers instead.
     pub min_version_wait: Duration,
     /// Pause between two looks at the versions in Postgres, for wake-ups that got lost.
@@ -113,6 +121,41 @@ pub struct RetrievalConfig {
     pub chunk_tokens_max: usize,
     /// Tokens that a chunk repeats of the one before it in the same section.
     pub chunk_overlap_tokens: usize,
+}
+
+/// `encoder.*`: a service with OpenAI's `/v1/embeddings`, beside the encoder of `retrieval.weights_dir`.
+#[derive(Debug, Clone)]
+pub struct EncoderConfig {
+    /// What `/embeddings` is added to; none if there is no such service.
+    pub url: Option<String>,
+    /// The model, which is also the encoder's name.
+    pub model: String,
+    /// Numbers in each of its vectors.
+    pub dimensions: usize,
+    /// Whether requests ask for that many.
+    pub send_dimensions: bool,
+    /// Sent as a bearer token.
+    pub api_key: Option<Secret>,
+    /// File that has the key instead.
+    pub api_key_file: Option<PathBuf>,
+    /// Texts in one request.
+    pub batch_texts_max: usize,
+    /// Requests for documents that are under way at once.
+    pub requests_max: usize,
+    /// Longest that one request for documents may take.
+    pub timeout: Duration,
+    /// Longest that a question may take.
+    pub query_timeout: Duration,
+}
+
+/// Text that no log and no error shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
 }
 
 /// `log.*`
@@ -188,13 +231,24 @@ pub const KNOBS: &[Knob] = &[
     Knob { name: "database.idle_timeout", default: "20s", meaning: "a connection idle for longer is closed", set: |c, v| put_duration(&mut c.database.idle_timeout, v) },
     Knob { name: "database.lifetime", default: "3600s", meaning: "a connection older than this is closed when it comes back", set: |c, v| put_duration(&mut c.database.lifetime, v) },
     Knob { name: "retrieval.weights_dir", default: "weights", meaning: "folder with the encoder's weights (safetensors) and tokenizer", set: |c, v| put_path(&mut c.retrieval.weights_dir, v) },
-    Knob { name: "retrieval.memory_bytes_max", default: "8589934592", meaning: "memory for loaded knowledge bases, in bytes; one that does not fit is answered by Postgres", set: |c, v| put_in(&mut c.retrieval.memory_bytes_max, v, 0, usize::MAX >> 1) },
+    Knob { name: "retrieval.memory_bytes_max", default: "8589934592", meaning: "memory for loaded knowledge bases, in bytes; the least recently searched are let go, and one that does not fit even so is answered by Postgres", set: |c, v| put_in(&mut c.retrieval.memory_bytes_max, v, 0, usize::MAX >> 1) },
+    Knob { name: "retrieval.unload_after", default: "60s", meaning: "a knowledge base that was searched within this time is not let go to make room for another", set: |c, v| put_duration(&mut c.retrieval.unload_after, v) },
     Knob { name: "retrieval.min_version_wait", default: "1s", meaning: "longest that a search waits for its `min_version` before Postgres answers instead", set: |c, v| put_duration(&mut c.retrieval.min_version_wait, v) },
     Knob { name: "retrieval.poll_interval", default: "1s", meaning: "pause between two looks at the versions in Postgres, for wake-ups that got lost", set: |c, v| put_duration(&mut c.retrieval.poll_interval, v) },
     Knob { name: "retrieval.snapshot_interval", default: "10s", meaning: "shortest time between two snapshots of one knowledge base", set: |c, v| put_duration(&mut c.retrieval.snapshot_interval, v) },
     Knob { name: "retrieval.vectors", default: "auto", meaning: "how vectors are searched: `scan`, which finds all; `graph`, which large segments of a knowledge base get in the background; or `auto`, whichever is quicker", set: |c, v| put_vector_search(&mut c.retrieval.vectors, v) },
     Knob { name: "retrieval.chunk_tokens_max", default: "256", meaning: "longest chunk, in tokens of the encoder", set: |c, v| put_in(&mut c.retrieval.chunk_tokens_max, v, 32, 8_192) },
     Knob { name: "retrieval.chunk_overlap_tokens", default: "32", meaning: "tokens that a chunk repeats of the one before it in the same section", set: |c, v| put_in(&mut c.retrieval.chunk_overlap_tokens, v, 0, 4_096) },
+    Knob { name: "encoder.url", default: "", meaning: "service with OpenAI's `/v1/embeddings`, up to and without `/embeddings`, such as https://api.openai.com/v1; none: only the encoder of `retrieval.weights_dir`", set: |c, v| put_http_url(&mut c.encoder.url, v) },
+    Knob { name: "encoder.model", default: "", meaning: "the service's model; knowledge bases name the encoder by it", set: |c, v| put_text(&mut c.encoder.model, v) },
+    Knob { name: "encoder.dimensions", default: "0", meaning: "numbers in the model's vectors; needed with `encoder.url`", set: |c, v| put_in(&mut c.encoder.dimensions, v, 0, 16_000) },
+    Knob { name: "encoder.send_dimensions", default: "false", meaning: "ask for that many, of a model that can shorten its vectors", set: |c, v| put(&mut c.encoder.send_dimensions, v, "`true` or `false`") },
+    Knob { name: "encoder.api_key", default: "", meaning: "sent to the service as a bearer token", set: |c, v| put_secret(&mut c.encoder.api_key, v) },
+    Knob { name: "encoder.api_key_file", default: "", meaning: "file that has the key, instead of `encoder.api_key`", set: |c, v| put_optional_path(&mut c.encoder.api_key_file, v) },
+    Knob { name: "encoder.batch_texts_max", default: "64", meaning: "texts in one request to the service", set: |c, v| put_in(&mut c.encoder.batch_texts_max, v, 1, 2_048) },
+    Knob { name: "encoder.requests_max", default: "4", meaning: "requests for documents under way at once; further ones wait", set: |c, v| put_in(&mut c.encoder.requests_max, v, 1, 1_024) },
+    Knob { name: "encoder.timeout", default: "30s", meaning: "longest that one request for documents may take", set: |c, v| put_duration(&mut c.encoder.timeout, v) },
+    Knob { name: "encoder.query_timeout", default: "1s", meaning: "longest that a search waits for its question's vector; past it hybrid searches go by words alone", set: |c, v| put_duration(&mut c.encoder.query_timeout, v) },
     Knob { name: "log.filter", default: "info,refinery_core=warn,tokio_postgres=warn", meaning: "what to log, such as `info` or `tertulia=debug,info`", set: |c, v| put_filter(&mut c.log.filter, v) },
     Knob { name: "log.format", default: "auto", meaning: "`auto` (readable on a terminal, else JSON), `json` or `text`", set: |c, v| put_format(&mut c.log.format, v) },
 ];
@@ -226,7 +280,8 @@ impl Config {
             let found = from_env.or_else(|| from_file.get(knob.name).cloned());
             let (value, place) = found.unwrap_or_else(|| (knob.default.to_owned(), "its default".into()));
             if let Err(wanted) = (knob.set)(&mut config, &value) {
-                let shown = if knob.name.ends_with("url") { "…" } else { value.as_str() };
+                let is_secret = knob.name.ends_with("url") || knob.name.ends_with("key");
+                let shown = if is_secret { "…" } else { value.as_str() };
                 errors.push(format!("{} is \"{shown}\" (from {place}), but must be {wanted}", knob.name));
             }
         }
@@ -250,6 +305,18 @@ impl Config {
         }
         if self.retrieval.chunk_overlap_tokens * 2 > self.retrieval.chunk_tokens_max {
             errors.push("retrieval.chunk_overlap_tokens may be at most half of retrieval.chunk_tokens_max".into());
+        }
+        let encoder = &self.encoder;
+        let is_set = [encoder.url.is_some(), !encoder.model.is_empty(), encoder.dimensions > 0];
+        if is_set.contains(&true) && is_set.contains(&false) {
+            errors.push("encoder.url, encoder.model and encoder.dimensions go together: set all or none".into());
+        }
+        if encoder.model == STATIC_ENCODER {
+            errors
+                .push(format!("encoder.model may not be `{STATIC_ENCODER}`: the encoder in the process has that name"));
+        }
+        if encoder.api_key.is_some() && encoder.api_key_file.is_some() {
+            errors.push("encoder.api_key and encoder.api_key_file are two places for one key: set one of them".into());
         }
     }
 }
@@ -298,12 +365,25 @@ fn blank() -> Config {
         retrieval: RetrievalConfig {
             weights_dir: PathBuf::new(),
             memory_bytes_max: 0,
+            unload_after: Duration::ZERO,
             min_version_wait: Duration::ZERO,
             poll_interval: Duration::ZERO,
             snapshot_interval: Duration::ZERO,
             vectors: VectorSearch::Auto,
             chunk_tokens_max: 0,
             chunk_overlap_tokens: 0,
+        },
+        encoder: EncoderConfig {
+            url: None,
+            model: String::new(),
+            dimensions: 0,
+            send_dimensions: false,
+            api_key: None,
+            api_key_file: None,
+            batch_texts_max: 0,
+            requests_max: 0,
+            timeout: Duration::ZERO,
+            query_timeout: Duration::ZERO,
         },
         log: LogConfig { filter: String::new(), format: LogFormat::Auto },
     }
@@ -385,6 +465,40 @@ fn put_optional(slot: &mut Option<String>, value: &str) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+fn put_http_url(slot: &mut Option<String>, value: &str) -> Result<(), String> {
+    let wanted = || "an address that starts with http:// or https://, without user, password, ? and #".to_owned();
+    let value = value.trim().trim_end_matches('/');
+    if value.is_empty() {
+        *slot = None;
+        return Ok(());
+    }
+    let url: hyper::Uri = value.parse().map_err(|_| wanted())?;
+    let has_place = url.authority().is_some_and(|place| !place.as_str().contains('@') && !place.host().is_empty());
+    if !matches!(url.scheme_str(), Some("http" | "https")) || !has_place || value.contains(['?', '#']) {
+        return Err(wanted());
+    }
+    *slot = Some(value.to_owned());
+    Ok(())
+}
+
+fn put_text(slot: &mut String, value: &str) -> Result<(), String> {
+    let value = value.trim();
+    if value.len() > 200 || value.chars().any(char::is_control) {
+        return Err("at most 200 bytes of text on one line".into());
+    }
+    *slot = value.to_owned();
+    Ok(())
+}
+
+fn put_secret(slot: &mut Option<Secret>, value: &str) -> Result<(), String> {
+    let value = value.trim();
+    if !value.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("printable ASCII without blanks".into());
+    }
+    *slot = Some(Secret(value.to_owned())).filter(|_| !value.is_empty());
+    Ok(())
 }
 
 fn put_optional_path(slot: &mut Option<PathBuf>, value: &str) -> Result<(), String> {
@@ -483,6 +597,40 @@ mod tests {
         }
         let told = load(&[("TERTULIA_RETRIEVAL_VECTORS", "hnsw")], None).unwrap_err().to_string();
         assert!(told.contains("`auto`, `scan` or `graph`"), "{told}");
+    }
+
+    #[test]
+    fn an_encoder_is_whole_and_its_key_is_shown_nowhere() {
+        let whole = [
+            ("TERTULIA_ENCODER_URL", "https://api.example.com/v1/"),
+            ("TERTULIA_ENCODER_MODEL", "small"),
+            ("TERTULIA_ENCODER_DIMENSIONS", "1536"),
+            ("TERTULIA_ENCODER_API_KEY", "sk-secret"),
+        ];
+        let config = load(&whole, None).unwrap();
+        assert_eq!(config.encoder.url.as_deref(), Some("https://api.example.com/v1"));
+        assert!(!format!("{config:?}").contains("secret"), "{config:?}");
+        for left_out in 0..3 {
+            let rest: Vec<_> =
+                whole.iter().enumerate().filter(|(n, _)| *n != left_out).map(|(_, pair)| *pair).collect();
+            assert!(load(&rest, None).unwrap_err().to_string().contains("go together"));
+        }
+        for (name, bad) in [
+            ("TERTULIA_ENCODER_URL", "ftp://secret.example.com"),
+            ("TERTULIA_ENCODER_URL", "https://user:secret@example.com/v1"),
+            ("TERTULIA_ENCODER_URL", "https://example.com/v1?key=secret"),
+            ("TERTULIA_ENCODER_URL", "secret"),
+            ("TERTULIA_ENCODER_API_KEY", "secret secret"),
+            ("TERTULIA_ENCODER_DIMENSIONS", "16001"),
+            ("TERTULIA_ENCODER_MODEL", "static"),
+            ("TERTULIA_ENCODER_API_KEY_FILE", "/run/key"),
+        ] {
+            let mut variables = whole.to_vec();
+            variables.retain(|(other, _)| *other != name);
+            variables.push((name, bad));
+            let told = load(&variables, None).unwrap_err().to_string();
+            assert!(told.contains("encoder.") && !told.contains("secret"), "{told}");
+        }
     }
 
     #[test]

@@ -61,6 +61,10 @@ pub struct Gauges {
     pub index_chunks: usize,
     /// Bytes that the indexes hold.
     pub index_bytes: usize,
+    /// Indexes read into memory since the start.
+    pub index_loads: u64,
+    /// Indexes let go since the start, to make room for others.
+    pub index_unloads: u64,
     /// The most versions that a loaded knowledge base is behind Postgres.
     pub sync_lag_versions: u64,
 }
@@ -101,6 +105,8 @@ pub struct Metrics {
     index_bases: Count,
     index_chunks: Count,
     index_bytes: Count,
+    index_loads: Counter,
+    index_unloads: Counter,
     sync_lag_versions: Count,
 }
 
@@ -122,6 +128,8 @@ impl Metrics {
             index_bases: Count::default(),
             index_chunks: Count::default(),
             index_bytes: Count::default(),
+            index_loads: Counter::default(),
+            index_unloads: Counter::default(),
             sync_lag_versions: Count::default(),
             registry: Registry::default(),
         };
@@ -149,6 +157,8 @@ impl Metrics {
         r.register("index_bases", "Knowledge bases in memory", m.index_bases.clone());
         r.register("index_chunks", "Live chunks in memory", m.index_chunks.clone());
         r.register_with_unit("index_memory", "Memory of the indexes", Unit::Bytes, m.index_bytes.clone());
+        r.register("index_loads", "Indexes read into memory", m.index_loads.clone());
+        r.register("index_unloads", "Indexes let go to make room for others", m.index_unloads.clone());
         let help = "Most versions that a loaded knowledge base is behind Postgres";
         r.register("sync_lag_versions", help, m.sync_lag_versions.clone());
         Self { registry, ..metrics }
@@ -179,6 +189,8 @@ impl Metrics {
             (&self.connections_refused, gauges.connections_refused),
             (&self.connections_stalled, gauges.connections_stalled),
             (&self.panics, gauges.panics),
+            (&self.index_loads, gauges.index_loads),
+            (&self.index_unloads, gauges.index_unloads),
         ] {
             counter.inner().store(count, Ordering::Relaxed);
         }
@@ -214,6 +226,8 @@ mod tests {
             index_bases: 1,
             index_chunks: 50,
             index_bytes: 4_096,
+            index_loads: 4,
+            index_unloads: 3,
             sync_lag_versions: 7,
         });
         for line in [
@@ -231,6 +245,8 @@ mod tests {
             "index_bases 1",
             "index_chunks 50",
             "index_memory_bytes 4096",
+            "index_loads_total 4",
+            "index_unloads_total 3",
             "sync_lag_versions 7",
             "# EOF",
         ] {

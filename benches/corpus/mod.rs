@@ -16,31 +16,37 @@ const ROUNDS: usize = 50;
 const LIMITS: Limits = Limits { tokens_max: 256, overlap_tokens: 32 };
 
 /// The encoder that `scripts/setup.sh` fetches.
-pub fn encoder() -> Encoder {
+pub(crate) fn encoder() -> Encoder {
     Encoder::load(Path::new("weights")).expect("weights (scripts/setup.sh)")
 }
 
 /// What the questions are, one after the other.
-pub fn questions() -> Vec<&'static str> {
+pub(crate) fn questions() -> Vec<&'static str> {
     QUESTIONS.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
 }
 
-/// Asks each question many times and says how long the middle one and the slowest in a hundred take.
-pub fn percentiles(name: &str, questions: &[&str], mut ask: impl FnMut(&str)) {
-    questions.iter().for_each(|question| ask(question));
-    let mut times: Vec<f64> = Vec::new();
-    for question in std::iter::repeat_n(questions, ROUNDS).flatten() {
-        let started = Instant::now();
-        ask(question);
-        times.push(started.elapsed().as_secs_f64() * 1e3);
+/// Asks each question many times and says how long the middle one and the slowest in a hundred take, of each the median:
+/// what else the machine does shall not count.
+pub(crate) fn percentiles(name: &str, questions: &[&str], mut ask: impl FnMut(&str)) {
+    let mut times = vec![Vec::with_capacity(ROUNDS); questions.len()];
+    for _ in 0..ROUNDS {
+        for (question, times) in questions.iter().zip(&mut times) {
+            let started = Instant::now();
+            ask(question);
+            times.push(started.elapsed().as_secs_f64() * 1e3);
+        }
     }
-    times.sort_by(f64::total_cmp);
-    let at = |share: usize| times[times.len() * share / 100];
-    println!("{name}: p50 {:.3} ms, p99 {:.3} ms over {} questions, {ROUNDS} times", at(50), at(99), questions.len());
+    let at = |times: &mut Vec<f64>, share: usize| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() * share / 100]
+    };
+    let mut medians: Vec<f64> = times.iter_mut().map(|times| at(times, 50)).collect();
+    let [p50, p99] = [50, 99].map(|share| at(&mut medians, share));
+    println!("{name}: p50 {p50:.3} ms, p99 {p99:.3} ms over {} questions, each {ROUNDS} times", questions.len());
 }
 
 /// Every page below `demo/`, in the order of its path.
-pub fn pages() -> Vec<Vec<u8>> {
+pub(crate) fn pages() -> Vec<Vec<u8>> {
     let mut paths: Vec<_> = ignore::WalkBuilder::new("demo")
         .standard_filters(false)
         .follow_links(true)
@@ -56,14 +62,14 @@ pub fn pages() -> Vec<Vec<u8>> {
 }
 
 /// Title and chunks of a page.
-pub fn passages(encoder: &Encoder, page: &[u8], html: &MediaType) -> (String, Vec<chunking::Passage>) {
+pub(crate) fn passages(encoder: &Encoder, page: &[u8], html: &MediaType) -> (String, Vec<chunking::Passage>) {
     let extracted = extract::extract(page, html).unwrap_or_default();
     let passages = chunking::split(&extracted, &LIMITS, &|text| encoder.count_tokens(text));
     (extracted.title.unwrap_or_default(), passages)
 }
 
 /// The chunks of every page.
-pub fn chunks(encoder: &Encoder, html: &MediaType) -> Vec<Chunk> {
+pub(crate) fn chunks(encoder: &Encoder, html: &MediaType) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     for (number, page) in pages().iter().enumerate() {
         let (title, passages) = passages(encoder, page, html);

@@ -150,9 +150,9 @@ impl Analyzer {
     }
 
     /// Its stemmer, and what of it knows how to read: a word with another character has no stem.
-    fn language(self) -> Option<(Algorithm, fn(char) -> bool)> {
-        let ascii: fn(char) -> bool = |letter| matches!(letter, 'a'..='z' | '\'');
-        let latin: fn(char) -> bool = |letter| matches!(letter, 'a'..='z' | '\'' | '\u{df}'..='\u{ff}' | '\u{100}'..='\u{17f}' | '\u{219}' | '\u{21b}' | DOT_ABOVE);
+    fn language(self) -> Option<(Algorithm, IsLetter)> {
+        let ascii: IsLetter = |letter| matches!(letter, 'a'..='z' | '\'');
+        let latin: IsLetter = |letter| matches!(letter, 'a'..='z' | '\'' | '\u{df}'..='\u{ff}' | '\u{100}'..='\u{17f}' | '\u{219}' | '\u{21b}' | DOT_ABOVE);
         Some(match self {
             Self::Simple => return None,
             Self::English => (Algorithm::English, ascii),
@@ -191,6 +191,9 @@ impl Analyzer {
         }
     }
 }
+
+/// Whether a stemmer knows the letter.
+type IsLetter = fn(char) -> bool;
 
 /// A combining dot.
 const DOT_ABOVE: char = '\u{307}';

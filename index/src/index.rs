@@ -249,9 +249,26 @@ impl Index {
         let Some(_only_one) = self.maintenance.try_lock() else {
             return false;
         };
+        self.rewrite(|parts| plan_merge(parts, DOCS_MAX, |_| true))
+    }
+
+    /// Whether something of a deleted chunk is left in a segment.
+    pub fn has_deleted(&self) -> bool {
+        self.view.load().parts.iter().any(|part| part.live().is_some())
+    }
+
+    /// Writes every segment anew of which something is deleted, as [`Index::maintain`] would in time: then nothing of a
+    /// chunk that was deleted before is left in memory, but for hits that are still held, nor in the next snapshot.
+    pub fn purge(&self) {
+        let _only_one = self.maintenance.lock();
+        while self.rewrite(|parts| parts.iter().find(|part| part.live().is_some()).cloned().into_iter().collect()) {}
+    }
+
+    /// Makes one of the parts that `plan` picks; false if it picks none. For who holds the maintenance lock.
+    fn rewrite(&self, plan: impl FnOnce(&[Part]) -> Vec<Part>) -> bool {
         let planned = {
             let mut writer = self.writer.lock();
-            let planned = plan_merge(&self.view.load().parts, DOCS_MAX, |_| true);
+            let planned = plan(&self.view.load().parts);
             writer.busy = planned.iter().map(|part| part.segment.clone()).collect();
             planned
         };

@@ -87,8 +87,14 @@ impl Vectors {
     }
 
     /// The rows that `picked` names, by source and document, in its order: as they are, bit by bit.
-    pub(crate) fn merge(dimensions: usize, sources: &[&Self], picked: impl Iterator<Item = (usize, u32)>) -> Self {
-        let (mut codes, mut fine, mut steps) = (Vec::new(), Vec::new(), Vec::new());
+    pub(crate) fn merge(
+        dimensions: usize,
+        sources: &[&Self],
+        picked: impl ExactSizeIterator<Item = (usize, u32)>,
+    ) -> Self {
+        let (len, stride) = (picked.len(), dimensions.next_multiple_of(CODE_LANES));
+        let (mut codes, mut fine) = (Vec::with_capacity(len * stride), Vec::with_capacity(len * stride));
+        let mut steps = Vec::with_capacity(len);
         for (source, doc) in picked {
             let source = sources[source];
             codes.extend_from_slice(source.plane(&source.codes, doc));
@@ -387,11 +393,14 @@ fn search_with(
         length: scale.length,
         slack: vectors.length_max * (scale.residual + scale.length * rounding(query.len())),
     };
+    // Places start with a segment that was scanned, and only those count below.
     let scanned = || {
         let all = segments.iter().zip(&starts).zip(&ways);
-        all.filter(|(_, way)| **way != VectorWay::Graph).map(|(scanned, _)| scanned)
+        all.filter(|(_, way)| **way != VectorWay::Graph).map(|((segment, &start), way)| {
+            (segment, start, segment.vectors.signs.as_ref().filter(|_| *way == VectorWay::Estimate))
+        })
     };
-    for (segment, &start) in scanned() {
+    for (segment, start, signs_of) in scanned() {
         let vectors = segment.vectors;
         let len = vectors.len();
         let upper = &mut upper[start..start + len.next_multiple_of(BLOCK)];
@@ -399,7 +408,7 @@ fn search_with(
         let (upper, maxima) = (&mut upper[..len], &mut maxima[start / BLOCK..][..len.div_ceil(BLOCK)]);
         let keep = segment.live.map(Bits::words);
         let kept = segment.live.map_or(len, Bits::count) as u64;
-        match segment.signs() {
+        match signs_of {
             Some(codes) => {
                 codes.bounds(query, scale.length, signs, keep, upper, maxima);
                 visited.estimated += kept;
@@ -427,7 +436,7 @@ fn search_with(
     for &(bound, place) in seeds.iter() {
         let (segment, doc) = locate(place);
         let (VectorsView { vectors, .. }, start) = (segments[segment], starts[segment] as u32);
-        if segments[segment].signs().is_some() {
+        if ways[segment] == VectorWay::Estimate {
             let query = scan_query(vectors);
             kernels::bounds_of(&[doc], &vectors.codes, &vectors.scales, query, f32::MIN, start, candidates);
             visited.scanned += 1;
@@ -448,11 +457,11 @@ fn search_with(
     }
 
     // … and what it leaves in question is scored, the most promising first, so that the threshold rises soon.
-    for (segment, &start) in scanned() {
+    for (segment, start, signs_of) in scanned() {
         let vectors = segment.vectors;
         let places = start..start + vectors.len().next_multiple_of(BLOCK);
         let maxima = &mut maxima[start / BLOCK..places.end / BLOCK];
-        if segment.signs().is_some() {
+        if signs_of.is_some() {
             docs.clear();
             each_at_least(threshold, &upper[places.clone()], maxima, 0, |_, doc| docs.push(doc));
             visited.scanned += docs.len() as u64;
@@ -698,7 +707,8 @@ mod tests {
             assert!(kept(&vectors).iter().zip(&rows).all(|(kept, value)| (kept - value).abs() <= f32::exp2(-16.0)));
             let again = Vectors::build(dimensions, &kept(&vectors)).unwrap();
             assert_eq!(kept(&again), kept(&vectors));
-            let merged = Vectors::merge(dimensions, &[&again, &vectors], (0..300).map(|doc| (doc % 2, doc as u32)));
+            let merged =
+                Vectors::merge(dimensions, &[&again, &vectors], (0..300_usize).map(|doc| (doc % 2, doc as u32)));
             assert_eq!(kept(&merged), kept(&vectors));
         }
     }

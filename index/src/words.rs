@@ -608,8 +608,12 @@ impl Unfinished {
             first.1 += if same { again.1 } else { 0 };
             same
         });
-        known.sort_by(|left, right| right.1.cmp(&left.1).then(left.0.cmp(right.0)));
-        known.truncate(EXPANSIONS_MAX);
+        if known.len() > EXPANSIONS_MAX {
+            // One letter begins thousands.
+            let by_frequency = |left: &(&str, u64), right: &(&str, u64)| right.1.cmp(&left.1).then(left.0.cmp(right.0));
+            known.select_nth_unstable_by(EXPANSIONS_MAX, by_frequency);
+            known.truncate(EXPANSIONS_MAX);
+        }
         let mut terms: Vec<&str> = known.into_iter().map(|(term, _)| term).collect();
         let is_known = |term: &str| segments.iter().any(|segment| segment.frequency(term) > 0);
         if !terms.contains(&term) && is_known(term) {

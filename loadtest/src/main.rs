@@ -1,7 +1,7 @@
 //! `loadtest`: asks a running server as its clients do, and measures what they would see.
 //!
 //! `search` puts load on one knowledge base and, with `--compare`, on two peers in the same run; `commit` measures how
-//! soon a written document is found; `hello` is one of the peers, a bare responder. It speaks the public protocol only,
+//! soon a written document is found; `quality` how well questions with known answers are answered; `hello` is one of the peers, a bare responder. It speaks the public protocol only,
 //! but for the peer in SQL, which needs the database.
 //!
 //! Latencies are those of the client, from before a request is written until its reply is read to the end. Load with a
@@ -15,6 +15,7 @@ mod compare;
 mod load;
 mod peer_hello;
 mod peer_sql;
+mod quality;
 mod questions;
 mod report;
 mod search;
@@ -41,6 +42,8 @@ enum Command {
     Search(search::SearchArgs),
     /// Write documents one after the other and measure when a search finds them
     Commit(commit::CommitArgs),
+    /// Ask questions with known answers and measure how well a search finds them
+    Quality(quality::QualityArgs),
     /// Answer every request with "hello": what this machine can serve at most
     Hello(peer_hello::HelloArgs),
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Search(args) => search::run(&args),
         Command::Commit(args) => commit::run(&args),
+        Command::Quality(args) => quality::run(&args),
         Command::Hello(args) => peer_hello::run(&args),
     };
     match outcome {

@@ -58,6 +58,7 @@ impl SqlPeers {
         LocalSet::new().block_on(&runtime, async {
             let client = connect(&peers.config).await?;
             copy(&client, knowledge_base, peers.encoder.dimensions()).await?;
+            index_vectors(&client).await?;
             peers.chunks = client.query_one("SELECT count(*) FROM loadtest.chunks", &[]).await?.get(0);
             peers.version = client.query_one(VERSION, &[]).await?.get(0);
             // Every question once, as the server is asked too: it fills the caches.
@@ -148,7 +149,11 @@ fn list_len(top_k: u32) -> i64 {
     (2 * i64::from(top_k)).max(LIST_LEN_MIN as i64)
 }
 
-async fn connect(config: &tokio_postgres::Config) -> anyhow::Result<Client> {
+/// Opens a connection. Has to be called on a `LocalSet`, which then also drives it.
+///
+/// # Errors
+/// If the database cannot be reached.
+pub(crate) async fn connect(config: &tokio_postgres::Config) -> anyhow::Result<Client> {
     let (client, connection) = config.connect(NoTls).await.context("the database of --postgres-url does not answer")?;
     tokio::task::spawn_local(async {
         // What breaks the connection also fails the query that waits for it.
@@ -157,8 +162,11 @@ async fn connect(config: &tokio_postgres::Config) -> anyhow::Result<Client> {
     Ok(client)
 }
 
-/// Copies the chunks of the knowledge base, unless the copy that is there is of this very version.
-async fn copy(client: &Client, knowledge_base: Uuid, dimensions: usize) -> anyhow::Result<()> {
+/// Copies the chunks of the knowledge base and indexes their words, unless the copy that is there is of this very version.
+///
+/// # Errors
+/// If the role may not do that, or there is nothing to copy.
+pub(crate) async fn copy(client: &Client, knowledge_base: Uuid, dimensions: usize) -> anyhow::Result<()> {
     let id = knowledge_base.to_string();
     let state = client
         .query_opt("SELECT version || ' of ' || id FROM knowledge_bases WHERE id = $1::text::uuid", &[&id])
@@ -173,7 +181,7 @@ async fn copy(client: &Client, knowledge_base: Uuid, dimensions: usize) -> anyho
     {
         return Ok(());
     }
-    eprintln!("copying the chunks for the peer in SQL and indexing them …");
+    eprintln!("copying the chunks for the peer in SQL and indexing their words …");
     client
         .batch_execute(&format!(
             "SET statement_timeout = 0;
@@ -216,12 +224,29 @@ async fn copy(client: &Client, knowledge_base: Uuid, dimensions: usize) -> anyho
     client
         .batch_execute(
             "SET maintenance_work_mem = '512MB';
-             CREATE INDEX ON loadtest.chunks USING hnsw (embedding vector_cosine_ops);
+             CREATE INDEX ON loadtest.chunks (external_id);
              CREATE INDEX ON loadtest.chunks USING gin (words) WITH (fastupdate = off)",
         )
         .await?;
     client.batch_execute("VACUUM ANALYZE loadtest.chunks").await?;
     client.batch_execute(&format!("COMMENT ON TABLE loadtest.chunks IS '{state}'")).await?;
+    Ok(())
+}
+
+/// Indexes the vectors of the copy, if they are not. Takes a minute or more.
+async fn index_vectors(client: &Client) -> anyhow::Result<()> {
+    if !client.query_one("SELECT to_regclass('loadtest.chunks_embedding') IS NULL", &[]).await?.get::<_, bool>(0) {
+        return Ok(());
+    }
+    eprintln!("indexing the vectors for the peer in SQL …");
+    client
+        .batch_execute(
+            "SET statement_timeout = 0;
+             SET maintenance_work_mem = '512MB';
+             CREATE INDEX chunks_embedding ON loadtest.chunks USING hnsw (embedding vector_cosine_ops)",
+        )
+        .await?;
+    client.batch_execute("VACUUM ANALYZE loadtest.chunks").await?;
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use crate::{
     http::{Request, Response, request::is_json, respond},
     knowledge::{
         ChunkRow, DocumentRow,
+        by_filter::METADATA_BYTES_MAX,
         documents::{DocumentDraft, EXTERNAL_ID_BYTES_MAX, Receipt},
         extract::MediaType,
     },
@@ -26,8 +27,6 @@ use crate::{
 const TITLE_CHARS_MAX: usize = 1_000;
 /// Longest source address, in bytes.
 const SOURCE_URL_BYTES_MAX: usize = 4_096;
-/// Largest metadata of a document, in bytes of JSON.
-const METADATA_BYTES_MAX: usize = 16_384;
 /// Most objects and arrays inside one another in metadata, which is an object itself.
 const METADATA_DEPTH_MAX: usize = 63;
 /// Largest magnitude of a number in metadata.
@@ -213,16 +212,21 @@ fn check(draft: &DocumentDraft) -> Result<(), Error> {
     if draft.source_url.as_ref().is_some_and(|url| url.len() > SOURCE_URL_BYTES_MAX) {
         return Err(Error::invalid_field("source_url", format!("may have at most {SOURCE_URL_BYTES_MAX} bytes")));
     }
-    let metadata_bytes = serde_json::to_string(&draft.metadata).map_or(usize::MAX, |text| text.len());
+    check_metadata(&draft.metadata)
+}
+
+/// Refuses metadata, or a patch of it, that are too large or that Postgres would refuse.
+pub(super) fn check_metadata(metadata: &Map<String, Value>) -> Result<(), Error> {
+    let metadata_bytes = serde_json::to_string(metadata).map_or(usize::MAX, |text| text.len());
     if metadata_bytes > METADATA_BYTES_MAX {
         return Err(Error::invalid_field("metadata", format!("may have at most {METADATA_BYTES_MAX} bytes of JSON")));
     }
-    draft.metadata.iter().try_for_each(|(key, value)| check_metadata(key, value, METADATA_DEPTH_MAX - 1))
+    metadata.iter().try_for_each(|(key, value)| check_value(key, value, METADATA_DEPTH_MAX - 1))
 }
 
 /// Refuses what Postgres would (`tertulia_is_metadata`, and that it cannot hold a NUL character). JSON bodies have been
 /// looked at in part, metadata of the query string not at all.
-fn check_metadata(key: &str, value: &Value, depth_left: usize) -> Result<(), Error> {
+fn check_value(key: &str, value: &Value, depth_left: usize) -> Result<(), Error> {
     let wrong = |told: String| Err(Error::invalid_field("metadata", told));
     if key.contains('\0') {
         return wrong("has a key with a NUL character (\\u0000), which cannot be stored".into());
@@ -237,8 +241,8 @@ fn check_metadata(key: &str, value: &Value, depth_left: usize) -> Result<(), Err
         Value::Array(_) | Value::Object(_) if depth_left == 0 => {
             wrong(format!("nests objects and arrays deeper than {METADATA_DEPTH_MAX}"))
         }
-        Value::Array(items) => items.iter().try_for_each(|item| check_metadata(key, item, depth_left - 1)),
-        Value::Object(fields) => fields.iter().try_for_each(|(key, value)| check_metadata(key, value, depth_left - 1)),
+        Value::Array(items) => items.iter().try_for_each(|item| check_value(key, item, depth_left - 1)),
+        Value::Object(fields) => fields.iter().try_for_each(|(key, value)| check_value(key, value, depth_left - 1)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(()),
     }
 }

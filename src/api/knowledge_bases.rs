@@ -15,6 +15,7 @@ use crate::{
     http::{Request, Response, respond},
     knowledge::{
         bases::BaseStatus,
+        loaded::Readiness,
         search::{Found, QUERY_BYTES_MAX, SearchRequest, TOP_K_MAX},
     },
 };
@@ -37,6 +38,8 @@ pub struct KnowledgeBaseDraft {
     #[serde(default)]
     #[schema(value_type = String, default = "english")]
     analyzer: Analyzer,
+    /// What encodes its chunks: `static` (the default), or the model of `encoder.model`.
+    encoder: Option<String>,
 }
 
 /// A knowledge base.
@@ -48,15 +51,23 @@ pub struct KnowledgeBaseView {
     analyzer: &'static str,
     /// Grows with every transaction that changes its chunks; a search may ask for one by `min_version`.
     version: u64,
-    /// What encodes its chunks.
+    /// Fingerprint of what encodes its chunks.
     encoder: String,
     dimensions: usize,
     documents: u64,
     chunks: u64,
-    /// `not_loaded`, `loading`, `does_not_fit` or `ready`: whether this instance answers from memory or from Postgres.
+    /// How far this instance has it in memory: `not_loaded` (nobody asked for it yet, or it was let go for others),
+    /// `loading`, `does_not_fit` (into `retrieval.memory_bytes_max`), `error` (reading it failed, and is tried again) or
+    /// `ready`.
     status: &'static str,
+    /// `memory` or `postgres`: who answers a search now. Both give what was asked for.
+    source: &'static str,
+    /// The share of its chunks that is in memory, 0 to 1, while it is `loading`.
+    progress: Option<f64>,
     /// Versions that this instance's memory is behind, if it answers from memory.
     lag: Option<u64>,
+    /// Bytes of this instance's memory that it takes, or that are set aside for it.
+    memory_bytes: usize,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
 }
@@ -73,7 +84,10 @@ impl From<BaseStatus> for KnowledgeBaseView {
             documents: base.row.document_count,
             chunks: base.row.chunk_count,
             status: base.readiness.as_str(),
+            source: if base.readiness == Readiness::Ready { "memory" } else { "postgres" },
+            progress: base.progress,
             lag: base.lag,
+            memory_bytes: base.memory_bytes,
             created_at: base.row.created_at,
         }
     }
@@ -86,7 +100,7 @@ pub async fn create_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result
     if name.is_empty() || name.chars().count() > NAME_CHARS_MAX {
         return Err(Error::invalid_field("name", format!("must have 1 to {NAME_CHARS_MAX} characters")));
     }
-    let base = app.knowledge.create_base(ctx, name, draft.analyzer).await?;
+    let base = app.knowledge.create_base(ctx, name, draft.analyzer, draft.encoder.as_deref()).await?;
     respond::created(&KnowledgeBaseView::from(base))
 }
 
@@ -107,6 +121,12 @@ pub async fn get_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result<Re
 pub async fn delete_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result<Response, Error> {
     app.knowledge.delete_base(ctx, knowledge_base_id(&req)?).await?;
     Ok(respond::no_content())
+}
+
+/// `POST /v1/knowledge-bases/{knowledge_base_id}/warm`
+pub async fn warm_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result<Response, Error> {
+    let base = app.knowledge.warm_base(ctx, knowledge_base_id(&req)?).await?;
+    respond::ok(&KnowledgeBaseView::from(base))
 }
 
 /// A search.
@@ -163,6 +183,12 @@ pub struct SearchView<'a> {
     /// Times per stage in microseconds, if memory answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     stages: Option<StagesView>,
+    /// Whether the answer has less than was asked for.
+    partial: bool,
+    /// Why, if it has: `encoder_timeout` or `encoder_unavailable` (a hybrid search that went by words alone, because the
+    /// encoder did not answer).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partial_reason: Option<&'static str>,
     /// Best first.
     results: Vec<HitView<'a>>,
     /// How the lists were made, with `explain`.
@@ -232,10 +258,7 @@ fn search_request(draft: SearchDraft) -> Result<SearchRequest, Error> {
     if !(1..=TOP_K_MAX).contains(&draft.top_k) {
         return Err(Error::invalid_field("top_k", format!("must be 1 to {TOP_K_MAX}")));
     }
-    let filter = draft.filter.as_ref().map(Filter::from_json).transpose().map_err(|error| {
-        let place = if error.path.is_empty() { "filter".to_owned() } else { format!("filter.{}", error.path) };
-        Error::invalid_field(place, error.message)
-    })?;
+    let filter = draft.filter.as_ref().map(read_filter).transpose()?;
     let mode = match draft.mode {
         ModeDraft::Hybrid => Mode::Hybrid,
         ModeDraft::Semantic => Mode::Semantic,
@@ -257,17 +280,25 @@ fn search_request(draft: SearchDraft) -> Result<SearchRequest, Error> {
     Ok(request)
 }
 
+/// The filter that the member `filter` of a body holds.
+pub(super) fn read_filter(json: &serde_json::Value) -> Result<Filter, Error> {
+    Filter::from_json(json).map_err(|error| {
+        let place = if error.path.is_empty() { "filter".to_owned() } else { format!("filter.{}", error.path) };
+        Error::invalid_field(place, error.message)
+    })
+}
+
 fn source(found: &Found) -> &'static str {
     match found {
-        Found::Memory(_) => "memory",
+        Found::Memory { .. } => "memory",
         Found::Postgres { .. } => "postgres",
     }
 }
 
 fn search_view(id: KnowledgeBaseId, found: &Found, took_us: u64) -> Result<SearchView<'_>, Error> {
     let in_json = |error: serde_json::Error| Error::Internal(error.into());
-    let (version, stages, results, explain) = match found {
-        Found::Memory(answer) => {
+    let (version, partial, stages, results, explain) = match found {
+        Found::Memory { answer, partial } => {
             let us = |stage: std::time::Duration| stage.as_micros() as u64;
             let stages = StagesView {
                 encode_us: us(answer.timings.encode),
@@ -294,9 +325,9 @@ fn search_view(id: KnowledgeBaseId, found: &Found, took_us: u64) -> Result<Searc
             };
             let results = answer.hits.iter().map(hit_view).collect::<Result<Vec<_>, _>>()?;
             let explain = answer.explain.as_ref().map(serde_json::to_value).transpose().map_err(in_json)?;
-            (answer.version, Some(stages), results, explain)
+            (answer.version, partial, Some(stages), results, explain)
         }
-        Found::Postgres { hits, version } => {
+        Found::Postgres { hits, version, partial } => {
             let hit_view = |hit| {
                 let hit: &crate::knowledge::FallbackHit = hit;
                 HitView {
@@ -313,10 +344,20 @@ fn search_view(id: KnowledgeBaseId, found: &Found, took_us: u64) -> Result<Searc
                     explain: None,
                 }
             };
-            (*version, None, hits.iter().map(hit_view).collect(), None)
+            (*version, partial, None, hits.iter().map(hit_view).collect(), None)
         }
     };
-    Ok(SearchView { knowledge_base_id: id.0, version, source: source(found), took_us, stages, results, explain })
+    Ok(SearchView {
+        knowledge_base_id: id.0,
+        version,
+        source: source(found),
+        took_us,
+        stages,
+        partial: partial.is_some(),
+        partial_reason: partial.map(|partial| partial.as_str()),
+        results,
+        explain,
+    })
 }
 
 /// The knowledge base that the path names.
@@ -338,7 +379,7 @@ pub(super) mod docs_of {
     pub(in crate::api) fn create_knowledge_base() -> Docs {
         let gives = Gives::json::<KnowledgeBaseView>(201, "The knowledge base, still empty.");
         Docs::new("Create a knowledge base", gives)
-            .about("Its chunks are encoded by the encoder that the server has now.")
+            .about("Its chunks are encoded by the static encoder, or by the one that is named.")
             .takes_json::<KnowledgeBaseDraft>()
             .fails(Error::Conflict { detail: String::new() })
     }
@@ -354,6 +395,12 @@ pub(super) mod docs_of {
 
     pub(in crate::api) fn delete_knowledge_base() -> Docs {
         Docs::new("Delete a knowledge base with its documents", Gives::nothing(204, "It is gone."))
+    }
+
+    pub(in crate::api) fn warm_knowledge_base() -> Docs {
+        let gives = Gives::json::<KnowledgeBaseView>(200, "How far it is now; `status` is `ready` if memory answers.");
+        Docs::new("Load a knowledge base into memory", gives)
+            .about("As the first search does, but waits until it is loaded, for at most 20 seconds.")
     }
 
     pub(in crate::api) fn search_knowledge_base() -> Docs {

@@ -38,7 +38,7 @@ pub struct IngestArgs {
     #[command(flatten)]
     server: ServerArgs,
     /// Id of the knowledge base
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     knowledge_base: String,
     /// Delete the documents that are not in the folder: all others of the knowledge base, or, with --source-url-prefix or
     /// --metadata, those of them that have this address and metadata

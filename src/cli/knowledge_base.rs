@@ -23,6 +23,9 @@ enum KnowledgeBaseCommand {
         /// Language of its words, such as german; simple leaves words as they are
         #[arg(long, default_value = "english")]
         analyzer: String,
+        /// What encodes it: `static` (the default), or the model of the server's `encoder.model`
+        #[arg(long)]
+        encoder: Option<String>,
         #[command(flatten)]
         server: ServerArgs,
         /// Print one JSON object
@@ -46,9 +49,9 @@ enum KnowledgeBaseCommand {
 pub fn run(args: &KnowledgeBaseArgs) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match &args.command {
-        KnowledgeBaseCommand::Create { name, analyzer, server, json } => {
-            let created =
-                Client::new(server).post("/knowledge-bases", &json!({ "name": name, "analyzer": analyzer }))?;
+        KnowledgeBaseCommand::Create { name, analyzer, encoder, server, json } => {
+            let draft = json!({ "name": name, "analyzer": analyzer, "encoder": encoder });
+            let created = Client::new(server).post("/knowledge-bases", &draft)?;
             if *json {
                 writeln!(out, "{created}")?;
             } else {

@@ -18,7 +18,7 @@ pub struct SearchArgs {
     #[command(flatten)]
     server: ServerArgs,
     /// Id of the knowledge base
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     knowledge_base: String,
     /// How many hits
     #[arg(long, default_value_t = 5)]

@@ -3,18 +3,20 @@
 //! Invariant: what [`Knowledge::put_document`] answered for is committed. The old chunks go and the new ones come in the
 //! same transaction and under one version, so that no search sees half of a document.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
-use super::{BaseKey, Knowledge, chunking, extract};
+use super::{
+    BaseKey, Knowledge, chunking,
+    encoders::{self, Encoder, Urgency},
+    extract,
+};
 use crate::{
     ctx::{Ctx, DocumentId, KnowledgeBaseId},
     error::Error,
     store::{
-        self, TenantTx,
+        self, StoreError, TenantTx,
         documents::DocumentRow,
         page::{Page, PageRequest},
     },
@@ -23,8 +25,11 @@ use crate::{
 /// Longest external id, in bytes.
 pub const EXTERNAL_ID_BYTES_MAX: usize = 1_024;
 
+/// How often a document is encoded for a knowledge base that keeps getting other encoders.
+const ENCODED_MAX: usize = 3;
+
 /// A document as a caller hands it in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct DocumentDraft {
     /// The caller's own name for it, such as a path: unique in the knowledge base.
     pub external_id: String,
@@ -62,7 +67,8 @@ impl Knowledge {
     ///
     /// # Errors
     /// `NotFound` for a knowledge base that the tenant does not have; `Invalid` for a document that cannot be read;
-    /// `Conflict` if the knowledge base was encoded by another encoder than this server's.
+    /// `Conflict` if the knowledge base is encoded by an encoder that this server has not; `Unavailable` if that is a service
+    /// which is away.
     ///
     /// # Cancel safety
     /// Dropping the future before the commit leaves the old document as it was.
@@ -72,6 +78,21 @@ impl Knowledge {
         knowledge_base_id: KnowledgeBaseId,
         draft: DocumentDraft,
     ) -> Result<Receipt, Error> {
+        for _ in 0..ENCODED_MAX {
+            if let Some(receipt) = self.try_put_document(ctx, knowledge_base_id, draft.clone()).await? {
+                return Ok(receipt);
+            }
+        }
+        Err(StoreError::GenerationSwitched.into())
+    }
+
+    /// None if the knowledge base got another encoder meanwhile, so that nothing was written.
+    async fn try_put_document(
+        &self,
+        ctx: &Ctx,
+        knowledge_base_id: KnowledgeBaseId,
+        draft: DocumentDraft,
+    ) -> Result<Option<Receipt>, Error> {
         let content_sha256: [u8; 32] = Sha256::digest(&draft.content).into();
         let mut tx = self.store.tenant_tx(ctx).await?;
         let base = store::knowledge_bases::find(&mut tx, knowledge_base_id)
@@ -80,30 +101,34 @@ impl Knowledge {
         let present = store::documents::find_by_external_id(&mut tx, knowledge_base_id, &draft.external_id).await?;
         // The transaction ends here: reading and encoding a document must not hold a connection.
         tx.commit().await?;
-        self.same_encoder(&base.encoder)?;
+        let encoder = self.encoders.of(&base.encoder)?;
         if let Some(present) = present.filter(|present| is_unchanged(present, &draft, &content_sha256)) {
-            return Ok(Receipt {
+            return Ok(Some(Receipt {
                 id: present.id,
                 written: false,
                 chunks: present.chunk_count,
                 version: base.version,
                 content_sha256,
-            });
+            }));
         }
         let external_id = draft.external_id.clone();
         // The bytes count towards the documents that are held at once; so do, with them, the chunks made of them.
         let _held = draft.content.clone();
-        let (document, chunks) = self.prepare(draft, content_sha256).await?;
+        let (document, chunks) = self.prepare(draft, content_sha256, &encoder).await?;
         let loaded = self.sync.ensure(BaseKey::of(ctx, knowledge_base_id), base.version);
         let turn = loaded.turn_to_write().await;
         let mut tx = self.store.tenant_tx(ctx).await?;
         let replaced =
-            store::documents::replace(&mut tx, knowledge_base_id, base.generation_id, &document, &chunks).await?;
+            match store::documents::replace(&mut tx, knowledge_base_id, base.generation_id, &document, &chunks).await {
+                Err(StoreError::GenerationSwitched) => return Ok(None),
+                replaced => replaced?,
+            };
         tx.commit().await?;
         drop(turn);
         tracing::debug!(%external_id, chunks = chunks.len(), version = replaced.version, "document written");
         loaded.wake(replaced.version);
-        Ok(Receipt { id: replaced.id, written: true, chunks: chunks.len(), version: replaced.version, content_sha256 })
+        let (id, version) = (replaced.id, replaced.version);
+        Ok(Some(Receipt { id, written: true, chunks: chunks.len(), version, content_sha256 }))
     }
 
     /// A page of the knowledge base's documents, by external id.
@@ -175,6 +200,7 @@ impl Knowledge {
         let version = store::documents::delete(&mut tx, knowledge_base_id, document.id).await?;
         tx.commit().await?;
         drop(turn);
+        loaded.purge(version);
         loaded.wake(version);
         Ok(version)
     }
@@ -186,50 +212,22 @@ impl Knowledge {
         base.map(|_| tx).ok_or(Error::NotFound { what: "knowledge base" })
     }
 
-    /// Vectors of two encoders cannot be compared, so they never get into one index.
-    pub(super) fn same_encoder(&self, encoder: &str) -> Result<(), Error> {
-        if encoder == self.encoder.fingerprint() {
-            return Ok(());
-        }
-        Err(Error::Conflict {
-            detail: format!(
-                "The knowledge base was encoded by {encoder}, this server encodes with {}: start it with the weights \
-                 of the former (retrieval.weights_dir), or search with mode `keyword`.",
-                self.encoder.fingerprint()
-            ),
-        })
-    }
-
-    /// Extracts, splits and encodes on a compute thread.
+    /// Extracts and splits on a compute thread, then has the passages encoded.
     async fn prepare(
         &self,
         draft: DocumentDraft,
         content_sha256: [u8; 32],
+        encoder: &Encoder,
     ) -> Result<(store::documents::NewDocument, Vec<store::chunks::NewChunk>), Error> {
-        let encoder = Arc::clone(&self.encoder);
+        let encoders = self.encoders.clone();
         let limits = chunking::Limits {
             tokens_max: self.config.chunk_tokens_max,
             overlap_tokens: self.config.chunk_overlap_tokens,
         };
-        let prepare = move || {
+        let split = move || {
             let extracted = extract::extract(&draft.content, &draft.media_type)
                 .map_err(|error| Error::invalid_field("body", error.to_string()))?;
-            let passages = chunking::split(&extracted, &limits, &|text| encoder.count_tokens(text));
-            // The heading path is part of what a passage means, and often has the words that a question uses.
-            let texts: Vec<String> =
-                passages.iter().map(|passage| format!("{}\n{}", passage.heading, passage.content)).collect();
-            let embeddings = encoder.encode_documents(&texts);
-            let chunks = passages
-                .into_iter()
-                .zip(embeddings)
-                .map(|(passage, embedding)| store::chunks::NewChunk {
-                    ordinal: passage.ordinal,
-                    heading: passage.heading,
-                    content: passage.content,
-                    embedding,
-                    metadata: Map::new(),
-                })
-                .collect();
+            let passages = chunking::split(&extracted, &limits, &|text| encoders.count_tokens(text));
             let title = draft.title.or(extracted.title.filter(|title| !title.trim().is_empty()));
             let document = store::documents::NewDocument {
                 title: title.unwrap_or_else(|| draft.external_id.clone()),
@@ -239,9 +237,23 @@ impl Knowledge {
                 metadata: draft.metadata,
                 content_sha256,
             };
-            Ok((document, chunks))
+            Ok::<_, Error>((document, passages))
         };
-        self.compute.run(prepare).await?
+        let (document, passages) = self.compute.run(split).await??;
+        let texts = passages.iter().map(|passage| encoders::text_of(&passage.heading, &passage.content)).collect();
+        let embeddings = self.encoders.encode_documents(encoder, texts, Urgency::Request).await?;
+        let chunks = passages
+            .into_iter()
+            .zip(embeddings)
+            .map(|(passage, embedding)| store::chunks::NewChunk {
+                ordinal: passage.ordinal,
+                heading: passage.heading,
+                content: passage.content,
+                embedding,
+                metadata: Map::new(),
+            })
+            .collect();
+        Ok((document, chunks))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Knowledge: documents in, ranked chunks out.
 //!
-//! A document is extracted ([`extract`]), split ([`chunking`]), encoded and written in one transaction ([`documents`]).
+//! A document is extracted ([`extract`]), split ([`chunking`]), encoded ([`encoders`]) and written in one transaction
+//! ([`documents`]).
 //! Postgres is the truth; [`sync`] carries what was committed, by whomever, into an in-process index per knowledge base
 //! ([`loaded`]), which [`search`] asks. A knowledge base that is not loaded is answered by Postgres itself.
 //!
@@ -8,9 +9,12 @@
 //! process memory, so the key's type does.
 
 pub mod bases;
+pub mod by_filter;
 pub mod chunking;
 pub mod documents;
+pub mod encoders;
 pub mod extract;
+pub mod generations;
 pub mod loaded;
 pub mod search;
 pub mod snapshots;
@@ -18,14 +22,14 @@ pub mod sync;
 
 use std::sync::Arc;
 
-use tertulia_index::Encoder;
-
+use self::encoders::Encoders;
 use crate::{compute::Compute, config::RetrievalConfig, store::Store};
 
 /// What the use cases take and give as the store has it, so that callers need not know of the store.
 pub use crate::store::{
     chunks::ChunkRow,
     documents::DocumentRow,
+    generations::GenerationRow,
     page::{Page, PageRequest, Start},
     search::FallbackHit,
 };
@@ -34,7 +38,8 @@ pub use loaded::{Base, BaseKey, LoadedBases};
 /// The knowledge room: what its use cases share. Built once.
 pub struct Knowledge {
     store: Arc<Store>,
-    encoder: Arc<Encoder>,
+    encoders: Arc<Encoders>,
+    builder: Arc<generations::Builder>,
     compute: Arc<Compute>,
     loaded: Arc<LoadedBases>,
     sync: Arc<sync::Sync>,
@@ -45,18 +50,19 @@ impl Knowledge {
     /// A room over `store`; `loaded` is shared with the sync that fills it.
     pub fn new(
         store: Arc<Store>,
-        encoder: Arc<Encoder>,
+        encoders: Arc<Encoders>,
+        builder: Arc<generations::Builder>,
         compute: Arc<Compute>,
         loaded: Arc<LoadedBases>,
         sync: Arc<sync::Sync>,
         config: RetrievalConfig,
     ) -> Self {
-        Self { store, encoder, compute, loaded, sync, config }
+        Self { store, encoders, builder, compute, loaded, sync, config }
     }
 
-    /// Has `key` loaded, or brought up to `version` if it is; Postgres answers until it is there.
+    /// Has `key`, which is being searched, loaded, or brought up to `version` if it is; Postgres answers until it is there.
     fn load_in_background(&self, key: BaseKey, version: u64) {
-        let _ = self.sync.ensure(key, version);
+        let _ = self.sync.ensure_for_search(key, version);
     }
 
     /// The knowledge bases at hand in this process.

@@ -6,7 +6,11 @@ use std::time::{Duration, Instant};
 
 use tertulia_index::{Answer, Filter, Fusion, LIST_LEN_MIN, Mode, Query, Question, SearchError, fuse};
 
-use super::{Base, BaseKey, Knowledge, loaded::Readiness};
+use super::{
+    Base, BaseKey, Knowledge,
+    encoders::{Encoder, service::ServiceError},
+    loaded::Readiness,
+};
 use crate::{
     ctx::{Ctx, KnowledgeBaseId},
     error::Error,
@@ -58,14 +62,50 @@ impl SearchRequest {
 )]
 pub enum Found {
     /// By the in-process index.
-    Memory(Answer),
+    Memory {
+        /// What was found.
+        answer: Answer,
+        /// Why it is not complete, if it is not.
+        partial: Option<Partial>,
+    },
     /// By Postgres, because the index is not loaded or not far enough.
     Postgres {
         /// What was found.
         hits: Vec<FallbackHit>,
         /// Everything up to here was seen.
         version: u64,
+        /// Why it is not complete, if it is not.
+        partial: Option<Partial>,
     },
+}
+
+/// Why an answer has less than was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Partial {
+    /// The encoder took longer than `encoder.query_timeout` for the question, so a hybrid search went by words alone.
+    EncoderTimeout,
+    /// The encoder did not answer as it should, so a hybrid search went by words alone.
+    EncoderUnavailable,
+}
+
+impl Partial {
+    /// The word for it in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::EncoderTimeout => "encoder_timeout",
+            Self::EncoderUnavailable => "encoder_unavailable",
+        }
+    }
+}
+
+/// A question as the lists take it.
+struct Encoded {
+    /// Which lists to ask: fewer than was asked for if the answer is partial.
+    mode: Mode,
+    /// There unless the mode is `keyword`.
+    embedding: Option<Vec<f32>>,
+    encoded_in: Duration,
+    partial: Option<Partial>,
 }
 
 impl Knowledge {
@@ -73,7 +113,8 @@ impl Knowledge {
     ///
     /// # Errors
     /// `NotFound` for a knowledge base that the tenant does not have; `Invalid` for a filter key that no chunk has, or a
-    /// `min_version` that was never written; `Conflict` if it was encoded by another encoder and the mode needs vectors.
+    /// `min_version` that was never written; `Conflict` if it is encoded by an encoder that this server has not and the mode
+    /// needs vectors; `Unavailable` in semantic mode if the encoder is a service that does not answer in time.
     pub async fn search(
         &self,
         ctx: &Ctx,
@@ -87,7 +128,8 @@ impl Knowledge {
             && self.is_far_enough(&base, request.min_version).await
             && let Some(index) = base.index()
         {
-            return self.search_memory(index, request).await.map(Found::Memory);
+            base.note_search();
+            return self.search_memory(index, request).await;
         }
         self.search_postgres(ctx, knowledge_base_id, request).await
     }
@@ -104,25 +146,20 @@ impl Knowledge {
         &self,
         index: std::sync::Arc<tertulia_index::Index>,
         request: SearchRequest,
-    ) -> Result<Answer, Error> {
-        if request.mode != Mode::Keyword {
-            self.same_encoder(&index.settings().encoder)?;
-        }
-        let encoder = self.encoder.clone();
+    ) -> Result<Found, Error> {
+        let question = self.encode(&request, &index.settings().encoder).await?;
+        let (partial, encoded_in) = (question.partial, question.encoded_in);
         let comparisons = request.filter.as_ref().map_or(0, Filter::comparisons);
         let inline = index.len() * index.settings().dimensions <= INLINE_SCAN_BYTES_MAX
             && index.len() * comparisons <= INLINE_COMPARISONS_MAX
             // For phrases, texts are read again.
             && request.question().conditions() == 0;
         let search = move || {
-            let started = Instant::now();
-            let embedding = (request.mode != Mode::Keyword).then(|| encoder.encode_query(request.question().words()));
-            let encoded_in = started.elapsed();
             let query = Query {
                 text: &request.query,
-                embedding: embedding.as_deref(),
+                embedding: question.embedding.as_deref(),
                 top_k: request.top_k,
-                mode: request.mode,
+                mode: question.mode,
                 prefix: request.prefix,
                 filter: request.filter.as_ref(),
                 fusion: Fusion::default(),
@@ -131,7 +168,34 @@ impl Knowledge {
             index.search(&query).map(|answer| with_encoding(answer, encoded_in))
         };
         let outcome = if inline { search() } else { self.compute.run(search).await? };
-        outcome.map_err(search_error)
+        let answer = outcome.map_err(search_error)?;
+        Ok(Found::Memory { answer, partial })
+    }
+
+    /// The vector of the question, where the mode needs one, by the encoder of that fingerprint.
+    async fn encode(&self, request: &SearchRequest, fingerprint: &str) -> Result<Encoded, Error> {
+        if request.mode == Mode::Keyword {
+            return Ok(Encoded { mode: Mode::Keyword, embedding: None, encoded_in: Duration::ZERO, partial: None });
+        }
+        let encoder = self.encoders.of(fingerprint)?;
+        let started = Instant::now();
+        let encoded = encoder.encode_query(request.question().words()).await;
+        let encoded_in = started.elapsed();
+        match encoded {
+            Ok(embedding) => Ok(Encoded { mode: request.mode, embedding: Some(embedding), encoded_in, partial: None }),
+            Err(error) if request.mode == Mode::Hybrid => {
+                let partial = match error {
+                    ServiceError::Timeout(_) => Partial::EncoderTimeout,
+                    _ => Partial::EncoderUnavailable,
+                };
+                tracing::warn!(
+                    error = format!("{:#}", anyhow::Error::new(error)),
+                    "question not encoded; searching by words alone"
+                );
+                Ok(Encoded { mode: Mode::Keyword, embedding: None, encoded_in, partial: Some(partial) })
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn search_postgres(
@@ -140,17 +204,30 @@ impl Knowledge {
         knowledge_base_id: KnowledgeBaseId,
         request: SearchRequest,
     ) -> Result<Found, Error> {
+        let mut asked: Option<(Encoded, String)> = None;
         // The version, both lists and what they show are of one moment, as an answer from memory is.
-        let mut tx = self.store.tenant_snapshot(ctx).await?;
-        let base = store::knowledge_bases::find(&mut tx, knowledge_base_id)
-            .await?
-            .ok_or(Error::NotFound { what: "knowledge base" })?;
+        let (mut tx, base, question) = loop {
+            let mut tx = self.store.tenant_snapshot(ctx).await?;
+            let base = store::knowledge_bases::find(&mut tx, knowledge_base_id)
+                .await?
+                .ok_or(Error::NotFound { what: "knowledge base" })?;
+            match asked.take() {
+                Some((question, encoder)) if encoder == base.encoder => break (tx, base, question),
+                _ if self.is_encoded_here(request.mode, &base.encoder) => {
+                    let question = self.encode(&request, &base.encoder).await?;
+                    break (tx, base, question);
+                }
+                // A service takes its time, through which no connection is held. The knowledge base may have got another
+                // encoder by then.
+                _ => {
+                    tx.commit().await?;
+                    asked = Some((self.encode(&request, &base.encoder).await?, base.encoder));
+                }
+            }
+        };
         if let Some(wanted) = request.min_version.filter(|wanted| *wanted > base.version) {
             let told = format!("{wanted} was never written; the newest version is {}", base.version);
             return Err(Error::invalid_field("min_version", told));
-        }
-        if request.mode != Mode::Keyword {
-            self.same_encoder(&base.encoder)?;
         }
         self.load_in_background(BaseKey::of(ctx, knowledge_base_id), base.version);
         if let Some(filter) = &request.filter
@@ -158,27 +235,31 @@ impl Knowledge {
         {
             return Err(search_error(SearchError::UnknownKey { key: unknown.key, known: unknown.known }));
         }
-        let limit = match request.mode {
+        let limit = match question.mode {
             Mode::Hybrid => (2 * request.top_k).max(LIST_LEN_MIN),
             Mode::Semantic | Mode::Keyword => request.top_k,
         };
         let filter = request.filter.as_ref().map(Filter::to_json);
-        let question = request.question();
-        let semantic = match request.mode {
-            _ if question.only_excludes() => Vec::new(),
-            Mode::Keyword => Vec::new(),
-            _ => {
-                let embedding = self.encoder.encode_query(question.words());
-                store::search::semantic(&mut tx, &base, &embedding, &question, filter.as_ref(), limit).await?
+        let words = request.question();
+        let semantic = match &question.embedding {
+            Some(embedding) if !words.only_excludes() => {
+                store::search::semantic(&mut tx, &base, embedding, &words, filter.as_ref(), limit).await?
             }
+            _ => Vec::new(),
         };
-        let keyword = match request.mode {
-            _ if question.only_excludes() => Vec::new(),
+        let keyword = match question.mode {
+            _ if words.only_excludes() => Vec::new(),
             Mode::Semantic => Vec::new(),
-            _ => store::search::keyword(&mut tx, &base, &question, request.prefix, filter.as_ref(), limit).await?,
+            _ => store::search::keyword(&mut tx, &base, &words, request.prefix, filter.as_ref(), limit).await?,
         };
         tx.commit().await?;
-        Ok(Found::Postgres { hits: fuse_hits(semantic, keyword, request.mode, request.top_k), version: base.version })
+        let hits = fuse_hits(semantic, keyword, question.mode, request.top_k);
+        Ok(Found::Postgres { hits, version: base.version, partial: question.partial })
+    }
+
+    /// Whether the question's vector, if the mode needs one, takes no time to speak of.
+    fn is_encoded_here(&self, mode: Mode, fingerprint: &str) -> bool {
+        mode == Mode::Keyword || !matches!(self.encoders.of(fingerprint), Ok(Encoder::Service(_)))
     }
 }
 

@@ -5,13 +5,16 @@
 //! applies it as one batch, so that a transaction becomes searchable whole. NOTIFY wakes the task at once ([`Sync::heard`]);
 //! a poll of the versions covers wake-ups that were lost. Start-up and increments are the same query from another watermark.
 //!
+//! What was deleted on request is purged: its segments are written anew with the next snapshot, which is then due. What
+//! was deleted otherwise, by SQL or through another instance, goes so within [`PURGE_AFTER`].
+//!
 //! When Postgres is away, tasks try again with growing pauses, and searches go on with what is loaded.
 
 use std::{sync::Arc, time::Duration};
 
 use tertulia_index::{Batch, GraphStep, Index, Settings, VectorSearch};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Notify, Semaphore, mpsc},
     time::{Instant, sleep, timeout},
 };
 
@@ -20,7 +23,7 @@ use crate::{
     compute::Compute,
     config::RetrievalConfig,
     store::{
-        Store,
+        Store, StoreError,
         changes::{Change, Head},
     },
     tasks::Tasks,
@@ -32,6 +35,12 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Shortest time between two looks at a knowledge base that does not fit into memory.
 const UNFIT_PAUSE: Duration = Duration::from_secs(30);
+/// Longest wait for others to save themselves and go.
+const LEAVE_WAIT: Duration = Duration::from_secs(30);
+/// Longest that anything of a deleted chunk stays in memory and snapshot, if nobody asked for more haste.
+const PURGE_AFTER: Duration = Duration::from_secs(3_600);
+/// Versions that one poll asks for. With more knowledge bases than that, each is looked at every so many polls.
+const POLLED_MAX: usize = 1_000;
 /// Chunks that a first load applies at once. Nobody searches the index yet, so it need not come in one piece.
 const LOAD_BATCH_CHUNKS: usize = 4_096;
 /// Memory that a chunk takes beside its vector, before it is known: text, metadata and postings.
@@ -54,6 +63,8 @@ pub struct Sync {
     config: RetrievalConfig,
     /// A permit for each first load; further ones wait, and Postgres answers searches meanwhile.
     loads: Semaphore,
+    /// Has the next poll ask for all versions, now.
+    poll_all: Notify,
 }
 
 /// An index and the generation whose chunks it holds.
@@ -64,6 +75,8 @@ struct Built {
     saved_at: Instant,
     /// Wakes the task that builds its graphs, which ends when this is dropped.
     graphs: Option<mpsc::Sender<()>>,
+    /// When a purge was last begun, or the index made.
+    purged_at: Instant,
 }
 
 /// What one look into Postgres led to.
@@ -99,7 +112,7 @@ impl Sync {
         config: RetrievalConfig,
     ) -> Arc<Self> {
         let loads = Semaphore::new((store.service_connections_max() / LOADS_SHARE).max(1));
-        Arc::new(Self { store, loaded, compute, snapshots, tasks, config, loads })
+        Arc::new(Self { store, loaded, compute, snapshots, tasks, config, loads, poll_all: Notify::new() })
     }
 
     /// Loads what has a snapshot, then follows Postgres until the server stops. Gives back once every snapshot is
@@ -127,7 +140,20 @@ impl Sync {
 
     /// Has `key` loaded and kept up to date; `version` is what is known to be in Postgres.
     pub fn ensure(self: &Arc<Self>, key: BaseKey, version: u64) -> Arc<Base> {
+        self.ensure_for(key, version, false)
+    }
+
+    /// As [`Sync::ensure`], for a search: others may be let go to make room for it.
+    pub fn ensure_for_search(self: &Arc<Self>, key: BaseKey, version: u64) -> Arc<Base> {
+        self.ensure_for(key, version, true)
+    }
+
+    fn ensure_for(self: &Arc<Self>, key: BaseKey, version: u64, is_search: bool) -> Arc<Base> {
         let (base, is_new) = self.loaded.find_or_add(key);
+        // Before the task starts, which asks for whom it loads.
+        if is_search {
+            base.want();
+        }
         if is_new {
             self.tasks.spawn(self.clone().keep(base.clone()));
         } else {
@@ -143,60 +169,88 @@ impl Sync {
         }
     }
 
-    /// Has every loaded knowledge base look into Postgres, because wake-ups may have been missed.
+    /// Has the versions of all loaded knowledge bases looked at, because wake-ups may have been missed.
     pub fn look_everywhere(&self) {
-        self.loaded.all().iter().for_each(|base| base.wake(0));
+        self.poll_all.notify_one();
     }
 
     /// The life of one loaded knowledge base.
     async fn keep(self: Arc<Self>, base: Arc<Base>) {
         let mut built: Option<Built> = None;
+        tokio::select! {
+            () = self.follow(&base, &mut built) => {
+                self.loaded.remove(&base);
+                self.snapshots.remove_others(base.key, None);
+            }
+            () = self.tasks.stopping().cancelled() => Box::pin(self.save_last(&base, built.as_mut())).await,
+            () = base.let_gone() => {
+                Box::pin(self.save_last(&base, built.as_mut())).await;
+                self.loaded.remove(&base);
+                self.loaded.note_unload();
+            }
+        }
+    }
+
+    /// Keeps `base` up to date until it is gone from Postgres.
+    ///
+    /// # Cancel safety
+    /// As [`Sync::look`]; a snapshot that is being written is written to its end, or not at all.
+    async fn follow(self: &Arc<Self>, base: &Arc<Base>, built: &mut Option<Built>) {
         let mut pause = PAUSE_MIN;
         loop {
-            let looked = tokio::select! {
-                looked = self.look(&base, &mut built) => looked,
-                () = self.tasks.stopping().cancelled() => {
-                    self.save(&base, built.as_mut()).await;
-                    return;
-                }
-            };
+            // Boxed, as it is large: most knowledge bases rest most of the time, and there may be many.
+            let looked = Box::pin(self.look(base, built)).await;
             base.release();
             let rest = match looked {
-                Ok(Looked::Gone) => {
-                    base.withdraw(Readiness::NotLoaded);
-                    self.loaded.remove(base.key);
-                    self.snapshots.remove_others(base.key, None);
-                    return;
-                }
+                Ok(Looked::Gone) => return,
                 Ok(Looked::DoesNotFit { bytes }) => {
-                    built = None;
+                    if Box::pin(self.make_room(base, bytes)).await {
+                        continue;
+                    }
+                    *built = None;
                     base.withdraw(Readiness::DoesNotFit);
+                    // What is saved has what was deleted, and nobody will purge it.
+                    let due = base.purge_due();
+                    if due > 0 {
+                        self.snapshots.remove_others(base.key, None);
+                        base.purged(due);
+                    }
                     Rest::Unfit { bytes }
                 }
                 Ok(Looked::Outdated) => continue,
                 Ok(Looked::CaughtUp) => {
                     pause = PAUSE_MIN;
-                    self.wake_graphs(&base, built.as_mut());
-                    Rest::CaughtUp(self.until_snapshot(built.as_ref()))
+                    self.wake_graphs(base, built.as_mut());
+                    Rest::CaughtUp(self.until_snapshot(base, built.as_ref()))
                 }
                 Err(error) => {
                     // A first load that broke off holds parts of versions that it has not reached, and what is deleted
                     // meanwhile would stay in it: a load from 0 reads no deletions.
-                    built = built.filter(|built| is_published(&base, built));
+                    if !built.as_ref().is_some_and(|built| is_published(base, built)) {
+                        *built = None;
+                    }
+                    base.note_failure();
                     tracing::warn!(knowledge_base_id = %base.key.knowledge_base_id, error = %chain(&error), "sync failed; trying again");
                     let this_time = pause;
                     pause = (pause * 2).min(PAUSE_MAX);
                     Rest::Failed(this_time)
                 }
             };
-            tokio::select! {
-                () = self.rest(&base, rest) => self.save_if_due(&base, built.as_mut()).await,
-                () = self.tasks.stopping().cancelled() => {
-                    self.save(&base, built.as_mut()).await;
-                    return;
-                }
-            }
+            self.rest(base, rest).await;
+            Box::pin(self.save_if_due(base, built.as_mut())).await;
         }
+    }
+
+    /// Has the least recently searched of the others leave so that `bytes` fit; false if that cannot be.
+    async fn make_room(&self, base: &Base, bytes: usize) -> bool {
+        let (bytes_max, unload_after) = (self.config.memory_bytes_max, self.config.unload_after);
+        let Some(others) = self.loaded.room_for(base, bytes, bytes_max, unload_after) else { return false };
+        for other in &others {
+            tracing::debug!(knowledge_base_id = %other.key.knowledge_base_id, bytes = other.memory_bytes(), "let go to make room");
+            other.let_go();
+        }
+        let all_gone = futures_util::future::join_all(others.iter().map(|other| other.withdrawn()));
+        timeout(LEAVE_WAIT, all_gone).await.is_ok()
     }
 
     /// Waits until it is time for the next look, or for a snapshot.
@@ -204,13 +258,20 @@ impl Sync {
         match rest {
             Rest::CaughtUp(None) => base.woken().await,
             Rest::CaughtUp(Some(until_snapshot)) => drop(timeout(until_snapshot, base.woken()).await),
-            // Nothing shortens the pauses below: who was woken at once would fail, or find no room, at once again.
+            // No wake-up shortens the pauses below: who was woken at once would fail, or find no room, at once again.
             Rest::Failed(pause) => sleep(pause).await,
             Rest::Unfit { bytes } => {
-                sleep(UNFIT_PAUSE).await;
-                while !self.loaded.has_room(base, bytes, self.config.memory_bytes_max)
-                    && timeout(UNFIT_PAUSE, base.woken()).await.is_err()
-                {}
+                if timeout(UNFIT_PAUSE, base.wanted()).await.is_ok() {
+                    return;
+                }
+                let (bytes_max, unload_after) = (self.config.memory_bytes_max, self.config.unload_after);
+                while self.loaded.room_for(base, bytes, bytes_max, unload_after).is_none() {
+                    tokio::select! {
+                        () = base.wanted() => return,
+                        () = base.woken() => return,
+                        () = sleep(UNFIT_PAUSE) => {}
+                    }
+                }
             }
         }
     }
@@ -251,6 +312,9 @@ impl Sync {
             let restored = self.restore(key, &head).await?;
             *built = Some(restored.filter(is_usable).unwrap_or_else(|| Built::empty(&head, self.config.vectors)));
         }
+        if loading.is_some() {
+            base.note_progress(built.as_ref().map_or(0, |built| built.index.len()), head.chunk_count);
+        }
         let Some(current) = built else { return Ok(Looked::CaughtUp) };
         // Nobody searches an index before it is published, so it may be filled in pieces.
         let is_published = is_published(base, current);
@@ -272,6 +336,7 @@ impl Sync {
                     let full =
                         std::mem::replace(&mut batch, Batch { version, upserts: Vec::new(), deletions: Vec::new() });
                     self.apply(current, full).await?;
+                    base.note_progress(current.index.len(), head.chunk_count);
                 }
             }
             batch.version = head.version;
@@ -283,6 +348,11 @@ impl Sync {
             base.caught_up_to(current.index.version());
         } else {
             base.publish(current.index.clone());
+            self.loaded.note_load();
+            // As it was saved before a crash, or what was deleted while nobody looked.
+            if current.index.has_deleted() {
+                base.purge(current.index.version());
+            }
         }
         self.merge_segments(current).await?;
         Ok(Looked::CaughtUp)
@@ -360,18 +430,73 @@ impl Sync {
             generation_id,
             saved_at: Instant::now(),
             graphs: None,
+            purged_at: Instant::now(),
         }))
     }
 
-    /// Time until the next snapshot is due; none if the last one holds everything.
-    fn until_snapshot(&self, built: Option<&Built>) -> Option<Duration> {
-        let built = built.filter(|built| built.index.version() > built.saved_version)?;
-        Some((built.saved_at + self.config.snapshot_interval).saturating_duration_since(Instant::now()))
+    /// Time until the next snapshot or purge is due; none if the last one holds everything, and nothing that is deleted.
+    fn until_snapshot(&self, base: &Base, built: Option<&Built>) -> Option<Duration> {
+        // A purge that is under way wakes when it ends, and is saved then.
+        let built = built.filter(|_| !base.is_purging())?;
+        let is_stale = built.index.version() > built.saved_version || base.purge_due() > 0;
+        let save_at = is_stale.then(|| built.saved_at + self.config.snapshot_interval);
+        let purge_at = built.index.has_deleted().then(|| built.purged_at + PURGE_AFTER);
+        let next = [save_at, purge_at].into_iter().flatten().min()?;
+        Some(next.saturating_duration_since(Instant::now()))
     }
 
-    async fn save_if_due(&self, base: &Base, built: Option<&mut Built>) {
-        if self.until_snapshot(built.as_deref()) == Some(Duration::ZERO) {
-            self.save(base, built).await;
+    /// Saves the index if that is due; where something has to go first, begins with that and saves once it is done.
+    async fn save_if_due(self: &Arc<Self>, base: &Arc<Base>, built: Option<&mut Built>) {
+        let Some(built) = built else { return };
+        if self.until_snapshot(base, Some(built)) != Some(Duration::ZERO) {
+            return;
+        }
+        if built.index.has_deleted() && built.purged_at.elapsed() >= PURGE_AFTER {
+            base.purge(built.index.version());
+        }
+        if base.purge_due() == 0 {
+            self.save(base, Some(built)).await;
+        } else if base.is_purged() {
+            self.save_purged(base, built).await;
+        } else {
+            built.purged_at = Instant::now();
+            let purge = self.clone().purge(base.clone(), built.index.clone());
+            base.purge_begins();
+            self.tasks.spawn(purge);
+        }
+    }
+
+    /// Writes segments anew beside the sync, which goes on, and has it save them.
+    async fn purge(self: Arc<Self>, base: Arc<Base>, index: Arc<Index>) {
+        let due = base.purge_due().min(index.version());
+        let purged = self.compute.run_in_background(move || index.purge()).await;
+        if let Err(error) = purged {
+            tracing::warn!(knowledge_base_id = %base.key.knowledge_base_id, %error, "what was deleted could not be purged; a later merge does it");
+            base.purged(base.purge_due());
+        }
+        base.purge_ends(due);
+        base.wake(0);
+    }
+
+    async fn save_purged(&self, base: &Base, built: &mut Built) {
+        let due = base.purge_due();
+        // It may have been saved since the deletion, with all of it.
+        built.saved_version = built.saved_version.min(due.saturating_sub(1));
+        self.save(base, Some(&mut *built)).await;
+        if built.saved_version >= due {
+            base.purged(due);
+        }
+    }
+
+    /// Saves the index before it goes, without what has to go at once.
+    async fn save_last(&self, base: &Base, built: Option<&mut Built>) {
+        let Some(built) = built else { return };
+        if base.purge_due() == 0 {
+            return self.save(base, Some(built)).await;
+        }
+        let index = built.index.clone();
+        if self.compute.run_in_background(move || index.purge()).await.is_ok() {
+            self.save_purged(base, built).await;
         }
     }
 
@@ -396,29 +521,47 @@ impl Sync {
 
     /// Wakes the knowledge bases whose version moved on, or that are gone.
     async fn poll_versions(self: Arc<Self>) {
+        let mut next = 0;
         loop {
-            tokio::select! {
-                () = sleep(self.config.poll_interval) => {}
+            let is_for_all = tokio::select! {
+                () = sleep(self.config.poll_interval) => false,
+                () = self.poll_all.notified() => true,
                 () = self.tasks.stopping().cancelled() => return,
+            };
+            let mut bases = self.loaded.all();
+            if is_for_all {
+                next = 0;
+            } else if bases.len() > POLLED_MAX {
+                bases.sort_unstable_by_key(|base| base.key);
+                let first = next % bases.len();
+                bases.rotate_left(first);
+                bases.truncate(POLLED_MAX);
+                next += POLLED_MAX;
             }
-            let bases = self.loaded.all();
-            if bases.is_empty() {
-                continue;
-            }
-            let ids: Vec<_> = bases.iter().map(|base| (base.key.tenant_id, base.key.knowledge_base_id)).collect();
-            match self.store.list_versions(&ids).await {
-                Ok(versions) => {
-                    for base in bases {
-                        match versions.get(&(base.key.tenant_id, base.key.knowledge_base_id)) {
-                            Some(version) if *version == base.version() => {}
-                            Some(version) => base.tell(*version),
-                            None => base.wake(0),
-                        }
+            for bases in bases.chunks(POLLED_MAX) {
+                if let Err(error) = self.poll(bases).await {
+                    tracing::debug!(%error, "versions could not be polled");
+                    if is_for_all {
+                        sleep(self.config.poll_interval).await;
+                        self.look_everywhere();
                     }
+                    break;
                 }
-                Err(error) => tracing::debug!(%error, "versions could not be polled"),
             }
         }
+    }
+
+    async fn poll(&self, bases: &[Arc<Base>]) -> Result<(), StoreError> {
+        let ids: Vec<_> = bases.iter().map(|base| (base.key.tenant_id, base.key.knowledge_base_id)).collect();
+        let versions = self.store.list_versions(&ids).await?;
+        for base in bases {
+            match versions.get(&(base.key.tenant_id, base.key.knowledge_base_id)) {
+                Some(version) if *version == base.version() => {}
+                Some(version) => base.tell(*version),
+                None => base.wake(0),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -430,6 +573,7 @@ impl Built {
             saved_version: 0,
             saved_at: Instant::now(),
             graphs: None,
+            purged_at: Instant::now(),
         }
     }
 }

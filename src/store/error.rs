@@ -102,7 +102,7 @@ impl StoreError {
     }
 
     /// Whether a statement broke a unique constraint.
-    pub(super) fn is_unique_violation(&self) -> bool {
+    pub fn is_unique_violation(&self) -> bool {
         self.code() == Some(&SqlState::UNIQUE_VIOLATION)
     }
 

@@ -7,13 +7,17 @@
 mod harness;
 
 mod bad_input;
+mod by_filter;
 mod cli;
 mod crash;
 mod documents;
 mod graphs;
+mod encoders;
+mod generations;
 mod http;
 mod knowledge_bases;
 mod lists;
+mod memory;
 mod openapi;
 mod outage;
 mod scripts;

@@ -6,7 +6,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 use tertulia::api;
 
-use crate::harness::{Reply, TestApp};
+use crate::harness::{Embeddings, Reply, TestApp};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_document_has_every_route_and_the_page_shows_it() {
@@ -27,7 +27,12 @@ async fn the_document_has_every_route_and_the_page_shows_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_answer_has_the_form_that_the_document_says() {
-    let app = TestApp::start().await;
+    // A generation that is being built stays so.
+    let encoder = Embeddings::start().await;
+    encoder.close();
+    let settings = encoder.settings();
+    let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let app = TestApp::start_with(&settings).await;
     let document = app.client().get("/openapi.json").await.json();
     let acme = app.tenant("acme").await;
     let id = acme.knowledge_base("manual").await;
@@ -41,11 +46,27 @@ async fn every_answer_has_the_form_that_the_document_says() {
     // What others need is deleted last, the inner before the outer.
     let mut routes: Vec<_> = api::ROUTES.iter().collect();
     routes.sort_by_key(|route| (route.method == Method::DELETE, Reverse(route.pattern.len())));
+    let mut generation_id = String::new();
     for route in routes {
         let path = route.pattern.replace("{knowledge_base_id}", &id).replace("{document}", "a");
+        let path = path.replace("{generation_id}", &generation_id);
         let body = match (&route.method, route.pattern) {
             (&Method::POST, "/v1/knowledge-bases") => json!({ "name": "another" }).to_string(),
-            (&Method::POST, _) => json!({ "query": "secret", "explain": true }).to_string(),
+            (&Method::POST, pattern) if pattern.ends_with("/search") => {
+                json!({ "query": "secret", "explain": true }).to_string()
+            }
+            (&Method::POST, pattern) if pattern.ends_with("/delete-documents") => {
+                json!({ "filter": { "type": "eq", "key": "lang", "value": "none" } }).to_string()
+            }
+            (&Method::POST, pattern) if pattern.ends_with("/patch-documents") => {
+                let filter = json!({ "type": "eq", "key": "lang", "value": "en" });
+                json!({ "filter": filter, "metadata": { "lang": "en" } }).to_string()
+            }
+            (&Method::POST, pattern) if pattern.ends_with("/warm") => String::new(),
+            (&Method::POST, pattern) if pattern.ends_with("/generations") => {
+                json!({ "encoder": "test-model" }).to_string()
+            }
+            (&Method::POST, _) => panic!("a body for {}", route.pattern),
             (&Method::PUT, _) => draft.to_string(),
             _ => String::new(),
         };
@@ -62,6 +83,9 @@ async fn every_answer_has_the_form_that_the_document_says() {
         let reply = send(&acme.client).await;
         assert!((200..300).contains(&reply.status), "{} {path}: {reply:?}", route.method);
         check_reply(&document, operation, &reply, &path);
+        if route.name == "create_generation" {
+            generation_id = reply.json()["id"].as_str().unwrap().to_owned();
+        }
     }
 }
 

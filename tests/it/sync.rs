@@ -264,6 +264,42 @@ async fn what_does_not_fit_is_not_looked_at_again_and_again() {
     assert!(runs_of(&app, "changes/head").await <= looks + 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poll_comes_round_to_each_of_many() {
+    let app = TestApp::start_with(&[("TERTULIA_RETRIEVAL_POLL_INTERVAL", "10ms")]).await;
+    let acme = app.tenant("acme").await;
+    let sql = connect(&app.database.owner_url()).await;
+    // More than one poll asks for.
+    let create = format!(
+        "BEGIN;
+         CREATE TEMP TABLE new AS SELECT gen_random_uuid() AS id, gen_random_uuid() AS generation, n FROM generate_series(1, 1100) AS n;
+         INSERT INTO knowledge_bases (tenant_id, id, name, generation_id) SELECT '{tenant}', id, 'base ' || n, generation FROM new;
+         INSERT INTO embedding_generations (tenant_id, knowledge_base_id, id, encoder, dimensions)
+         SELECT '{tenant}', id, generation, 'none', 256 FROM new;
+         COMMIT",
+        tenant = acme.id,
+    );
+    sql.batch_execute(&create).await.unwrap();
+    let ids: Vec<String> =
+        sql.query("SELECT id::text FROM new", &[]).await.unwrap().into_iter().map(|row| row.get(0)).collect();
+    let request = json!({ "query": "x", "mode": "keyword" });
+    for ids in ids.chunks(50) {
+        futures_util::future::join_all(ids.iter().map(|id| acme.search(id, &request))).await;
+    }
+    let bases = app.app().knowledge.loaded().all();
+    assert_eq!(bases.len(), 1_100);
+    let all_at = async |version: u64| {
+        until("all are there", async || {
+            bases.iter().all(|base| base.index().is_some() && base.version() == version).then_some(())
+        })
+        .await;
+    };
+    all_at(0).await;
+    // Nobody is told of it.
+    without_triggers(&app).await.batch_execute("UPDATE knowledge_bases SET version = 1").await.unwrap();
+    all_at(1).await;
+}
+
 /// A first load is applied in pieces, so one that breaks off has some already.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_deleted_between_two_tries_of_a_first_load_is_not_found() {

@@ -8,14 +8,30 @@ use crate::harness::{TestApp, connect, external_ids};
 
 /// What to put for each path parameter, so that the path names something of `acme`'s.
 fn fill(pattern: &str, knowledge_base: &str) -> String {
-    pattern.replace("{knowledge_base_id}", knowledge_base).replace("{document}", "a")
+    pattern
+        .replace("{knowledge_base_id}", knowledge_base)
+        .replace("{document}", "a")
+        .replace("{generation_id}", knowledge_base)
 }
 
 fn body(method: &str, pattern: &str) -> serde_json::Value {
     match (method, pattern) {
         ("POST", "/v1/knowledge-bases") => json!({ "name": "another" }),
-        ("POST", _) => json!({ "query": "secret" }),
+        ("POST", pattern) if pattern.ends_with("/search") => json!({ "query": "secret" }),
+        ("POST", pattern) if pattern.ends_with("/warm") => serde_json::Value::Null,
+        ("POST", pattern) if pattern.ends_with("/generations") => json!({ "encoder": "static" }),
+        ("POST", pattern) => by_filter(pattern),
         _ => json!({ "content": "overwritten" }),
+    }
+}
+
+/// What the routes by filter take; harmless to the owner, since no document has the key.
+fn by_filter(pattern: &str) -> serde_json::Value {
+    let filter = json!({ "type": "exists", "key": "secret" });
+    if pattern.ends_with("/patch-documents") {
+        json!({ "filter": filter, "metadata": { "secret": true } })
+    } else {
+        json!({ "filter": filter })
     }
 }
 

@@ -276,3 +276,42 @@ proptest! {
         }
     }
 }
+
+/// The bytes of every file of a snapshot.
+fn saved(index: &Index) -> Vec<u8> {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    index.snapshot(folder.path()).expect("a snapshot");
+    let files = std::fs::read_dir(folder.path()).expect("a folder").flatten();
+    files.flat_map(|file| std::fs::read(file.path()).expect("a file")).collect()
+}
+
+#[test]
+fn nothing_of_a_deleted_chunk_is_left_after_a_purge() {
+    let index = Index::new(settings());
+    let mut chunks: Vec<Chunk> = (0..20).map(|n| chunk(n, "an ordinary text", axis(0, 1.0))).collect();
+    let mut secret = chunk(20, "the zanzibar text", axis(1, 1.0));
+    secret.document_id = Uuid::from_bytes(*b"the-secret-docid");
+    secret.external_id = "zanzibar-file".to_owned();
+    secret.title = "Zanzibar title".to_owned();
+    secret.heading = "Zanzibar heading".to_owned();
+    secret.source_url = Some("https://zanzibar.example".to_owned());
+    secret.metadata = json!({ "zanzibar_key": "zanzibar value" }).as_object().expect("an object").clone();
+    chunks.push(secret);
+    index.apply(batch(1, chunks)).expect("a sound batch");
+    let holds = |index: &Index, what: &[u8]| {
+        let bytes = saved(index).to_ascii_lowercase();
+        bytes.windows(what.len()).any(|window| window == what)
+    };
+    assert!(holds(&index, b"zanzibar") && holds(&index, b"the-secret-docid"));
+    let deletion = Batch { version: 2, upserts: Vec::new(), deletions: vec![Uuid::from_u128(20)] };
+    index.apply(deletion).expect("a sound batch");
+    let before = index.memory_bytes();
+    index.purge();
+    assert!(!holds(&index, b"zanzi") && !holds(&index, b"the-secret-docid"));
+    assert!(index.memory_bytes() < before);
+    assert_eq!((index.version(), index.len()), (2, 20));
+    assert_eq!(found(&index, &query("zanzibar", None, Mode::Keyword)), []);
+    let unknown = Filter::from_json(&json!({ "type": "exists", "key": "zanzibar_key" })).expect("a filter");
+    let asked = Query { filter: Some(&unknown), ..query("text", None, Mode::Keyword) };
+    assert!(matches!(index.search(&asked), Err(SearchError::UnknownKey { .. })));
+}

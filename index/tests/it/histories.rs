@@ -15,6 +15,7 @@ use crate::{
 enum Step {
     Apply { upserts: Vec<Chunk>, deletions: Vec<Uuid> },
     Maintain,
+    Purge,
     Snapshot,
     Restore,
     Ask(Question),
@@ -27,6 +28,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => vec(draw::id(), 10..40).prop_map(|deletions| Step::Apply { upserts: Vec::new(), deletions }),
         1 => vec(draw::chunk(), 20..40).prop_map(|upserts| Step::Apply { upserts, deletions: Vec::new() }),
         1 => Just(Step::Maintain),
+        1 => Just(Step::Purge),
         1 => Just(Step::Snapshot),
         1 => Just(Step::Restore),
         6 => draw::question().prop_map(Step::Ask),
@@ -57,6 +59,7 @@ proptest! {
                     index.apply(batch).expect("a sound batch");
                 }
                 Step::Maintain => while index.maintain() {},
+                Step::Purge => index.purge(),
                 Step::Snapshot => index.snapshot(folder.path()).expect("a snapshot"),
                 Step::Restore => {
                     index.snapshot(folder.path()).expect("a snapshot");

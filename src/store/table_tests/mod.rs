@@ -2,6 +2,7 @@
 //! time, with a database for each test.
 
 mod filters;
+mod generations;
 mod isolation;
 mod lists;
 mod notifications;

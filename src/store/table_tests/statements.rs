@@ -5,7 +5,8 @@ use std::{fs, path::Path};
 use super::{TestDatabase, value};
 
 /// Folders of statements that run in the pools' transactions.
-const FOLDERS: [&str; 7] = ["tenants", "api_keys", "knowledge_bases", "documents", "chunks", "changes", "search"];
+const FOLDERS: [&str; 9] =
+    ["tenants", "api_keys", "knowledge_bases", "generations", "building", "documents", "chunks", "changes", "search"];
 
 fn statements() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/sql");
@@ -38,13 +39,20 @@ async fn every_statement_can_be_prepared_in_its_role() {
 async fn lists_and_lookups_are_served_by_indexes() {
     let db = TestDatabase::create().await;
     // Counts read everything by nature, one has no table to speak of, and the searches' work is inside of functions.
-    let exempt = ["knowledge_bases/count", "tenants/list", "search/unknown_key", "search/known_keys"];
+    let exempt = [
+        "knowledge_bases/count",
+        "tenants/list",
+        "search/unknown_key",
+        "search/known_keys",
+        "documents/unknown_key",
+        "documents/known_keys",
+    ];
     for (name, sql) in statements() {
         let is_read = sql.contains("SELECT") && !sql.contains("INSERT");
         if !is_read || exempt.contains(&name.as_str()) {
             continue;
         }
-        let is_service = ["tenants/", "api_keys/", "changes/", "knowledge_bases/list_versions"];
+        let is_service = ["tenants/", "api_keys/", "changes/", "building/", "knowledge_bases/list_versions"];
         let role =
             if is_service.iter().any(|prefix| name.starts_with(prefix)) { "tertulia_svc" } else { "tertulia_user" };
         let client = db.connect(role).await;

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::{Client, weights_dir};
@@ -91,9 +92,19 @@ pub struct Serve {
 impl Serve {
     /// Starts a server on `data_dir` and waits until it is ready.
     pub fn start(data_dir: &Path) -> Self {
+        Self::start_with(data_dir, &[])
+    }
+
+    /// The same with some settings of its own, by their environment variables.
+    pub fn start_with(data_dir: &Path, settings: &[(&'static str, String)]) -> Self {
         let mut command = command(&["serve", "--listen", "127.0.0.1:0", "--data-dir", data_dir.to_str().unwrap()]);
-        let mut child =
-            command.env("TERTULIA_LOG_FORMAT", "json").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .env("TERTULIA_LOG_FORMAT", "json")
+            .envs(settings.iter().cloned())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let logs = BufReader::new(child.stderr.take().unwrap());
         let (send, receive) = mpsc::channel();
         std::thread::spawn(move || {
@@ -135,13 +146,12 @@ impl Serve {
     /// Ends the private Postgres at once, all its processes.
     pub fn kill_postgres(&self) {
         let pid = postmaster_pid(&self.data_dir).expect("postgres runs");
-        let status = Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
-        assert!(status.success());
+        kill_process(pid, Signal::KILL).unwrap();
     }
 
     /// Stops the server with SIGTERM; gives its exit code.
     pub fn stop(mut self) -> i32 {
-        Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         self.child.wait().unwrap().code().unwrap_or(-1)
     }
 }
@@ -160,12 +170,12 @@ impl Drop for Serve {
 /// Stops the Postgres that a killed server left behind, if there is one.
 pub fn stop_orphan(data_dir: &Path) {
     if let Some(pid) = postmaster_pid(data_dir) {
-        let _ = Command::new("kill").args(["-QUIT", &pid.to_string()]).status();
+        let _ = kill_process(pid, Signal::QUIT);
     }
 }
 
-fn postmaster_pid(data_dir: &Path) -> Option<u32> {
+fn postmaster_pid(data_dir: &Path) -> Option<Pid> {
     let mut text = String::new();
     std::fs::File::open(data_dir.join("postgres/postmaster.pid")).ok()?.read_to_string(&mut text).ok()?;
-    text.lines().next()?.trim().parse().ok()
+    Pid::from_raw(text.lines().next()?.trim().parse().ok()?)
 }

@@ -9,6 +9,7 @@
 
 pub mod binary;
 mod client;
+mod embeddings;
 mod postgres;
 mod proxy;
 
@@ -28,6 +29,7 @@ use tertulia::{
 use tokio_postgres::NoTls;
 
 pub use client::{Client, Reply};
+pub use embeddings::{Embeddings, Manner};
 pub use postgres::Database;
 pub use proxy::Proxy;
 
@@ -80,6 +82,13 @@ impl TestApp {
         };
         let config = Config::load(lookup, None).unwrap();
         self.stack = Some(Stack::start(config).await.unwrap());
+    }
+
+    /// Stops the server and starts it again with other settings on top.
+    pub async fn restart_with(&mut self, settings: &[(&'static str, &str)]) {
+        self.stop().await;
+        self.settings.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        self.start_stack().await;
     }
 
     /// Stops the server, as SIGTERM does; its database and data directory stay.
@@ -163,6 +172,13 @@ impl Tenant {
     /// Creates a knowledge base; gives its id.
     pub async fn knowledge_base(&self, name: &str) -> String {
         let reply = self.client.post("/v1/knowledge-bases", &json!({ "name": name })).await;
+        assert_eq!(reply.status, 201, "{reply:?}");
+        reply.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Creates a knowledge base with the encoder of that name; gives its id.
+    pub async fn knowledge_base_with(&self, name: &str, encoder: &str) -> String {
+        let reply = self.client.post("/v1/knowledge-bases", &json!({ "name": name, "encoder": encoder })).await;
         assert_eq!(reply.status, 201, "{reply:?}");
         reply.json()["id"].as_str().unwrap().to_owned()
     }
