@@ -22,7 +22,6 @@ use usearch::{IndexOptions, MetricKind, ScalarKind};
 
 use crate::{
     bits::Bits,
-    kernels,
     sections::{LoadError, Seal, SectionReader, SectionWriter},
     vectors::{self, Vectors, VectorsView, Visited},
 };
@@ -49,6 +48,10 @@ const CLAMPED_SHARE: usize = 10_000;
 const STEP_ROWS: usize = 4_096;
 /// Rows that are added between two looks at the clock.
 const ADD_ROWS: usize = 16;
+/// Bytes that a graph takes for a row besides its codes and neighbours.
+const ROW_BYTES: usize = 64;
+/// Bytes that the smallest graph takes: usearch asks for memory in pieces of this size.
+const LEAST_BYTES: usize = 16 << 20;
 /// Goes up when what is in a graph's file changes.
 const FORMAT: u64 = 1;
 
@@ -105,7 +108,7 @@ fn walk_ns(rows: usize, kept: usize, dimensions: usize, candidates: usize) -> f6
 
 /// Whether a segment should have a graph, by the one rule: a scan costs so much a row, a walk about the same for any number
 /// of rows; a graph takes minutes to build and much memory, so it must be [`WORTH`] it. At 256 components that is from about
-/// 370,000 rows on. `cargo bench -p tertulia-index --bench vectors` prints what the constants are fitted to.
+/// 370,000 rows on. `make bench-graph` prints what the constants are fitted to.
 pub(crate) fn is_due(way: VectorSearch, rows: usize, dimensions: usize) -> bool {
     match way {
         VectorSearch::Scan => false,
@@ -114,6 +117,12 @@ pub(crate) fn is_due(way: VectorSearch, rows: usize, dimensions: usize) -> bool 
             scan_ns(rows, rows, dimensions) > WORTH * walk_ns(rows, rows, dimensions, EXPANSION_SEARCH)
         }
     }
+}
+
+/// Bytes that a graph of so many rows takes, about: codes, neighbours on the lowest level and, for one row in `CONNECTIVITY`,
+/// on higher ones, and what finds them.
+pub(crate) fn bytes_estimate(rows: usize, dimensions: usize) -> usize {
+    rows.saturating_mul(dimensions + CONNECTIVITY * 2 * 4 + ROW_BYTES).saturating_add(LEAST_BYTES)
 }
 
 /// Why a segment has no graph.
@@ -132,7 +141,8 @@ pub(crate) struct Graph {
     dimensions: usize,
     /// Whether it is searched even where a scan may be as quick.
     is_preferred: bool,
-    seal: OnceLock<Seal>,
+    /// What its file is named by, once it was saved or loaded; `None` in it if it cannot be saved.
+    saved: OnceLock<Option<Seal>>,
 }
 
 impl std::fmt::Debug for Graph {
@@ -187,7 +197,7 @@ impl GraphBuilder {
         let (rows, dimensions) = (vectors.len(), vectors.dimensions());
         let index = empty(rows, dimensions)?;
         let is_preferred = way == VectorSearch::Graph;
-        let graph = Graph { index, rows, dimensions, is_preferred, seal: OnceLock::new() };
+        let graph = Graph { index, rows, dimensions, is_preferred, saved: OnceLock::new() };
         Ok(Self { graph, steps: steps_of(vectors), added: 0, codes: Vec::new(), took: Duration::ZERO })
     }
 
@@ -292,14 +302,19 @@ impl Graph {
         Some(found.keys.into_iter().filter(|doc| *doc < self.rows as u64).map(|doc| doc as u32).collect())
     }
 
-    /// What the graph's file is named by, once it was saved or loaded.
+    /// What the graph's file is named by, if it was saved or loaded.
     pub(crate) fn seal(&self) -> Option<Seal> {
-        self.seal.get().copied()
+        self.saved.get().copied().flatten()
     }
 
-    /// Takes in what the graph's file is named by.
-    pub(crate) fn set_seal(&self, seal: Seal) {
-        let _ = self.seal.set(seal);
+    /// Whether it was not tried yet to save it.
+    pub(crate) fn is_unsaved(&self) -> bool {
+        self.saved.get().is_none()
+    }
+
+    /// Takes in what the graph's file is named by; `None` if there can be none. The first call counts.
+    pub(crate) fn set_saved(&self, seal: Option<Seal>) {
+        let _ = self.saved.set(seal);
     }
 
     /// What is to be saved; for a moment it takes as much memory as the graph. `segment`: the seal of its segment.
@@ -334,7 +349,7 @@ impl Graph {
             return Err(LoadError::Damaged("a graph of another size"));
         }
         let is_preferred = way == VectorSearch::Graph;
-        Ok(Self { index, rows, dimensions, is_preferred, seal: OnceLock::from(seal) })
+        Ok(Self { index, rows, dimensions, is_preferred, saved: OnceLock::from(Some(seal)) })
     }
 }
 
@@ -394,7 +409,7 @@ mod tests {
     use rand::{RngExt, SeedableRng};
 
     use super::*;
-    use crate::{segment::unit, vectors::VectorWay};
+    use crate::{kernels, segment::unit, vectors::VectorWay};
 
     const DIMENSIONS: usize = 48;
 
@@ -490,8 +505,9 @@ mod tests {
                 assert_eq!(visited.ways.iter().filter(|way| **way == VectorWay::Graph).count(), 1);
                 let mut scores: Vec<f32> = rows.iter().map(|row| kernels::dot(&query, row)).collect();
                 scores.sort_unstable_by(|left, right| right.total_cmp(left));
+                // Rows are kept in 16 bits.
                 wanted += 10;
-                hit += found.iter().filter(|candidate| candidate.score >= scores[9]).count();
+                hit += found.iter().filter(|candidate| candidate.score >= scores[9] - 1e-5).count();
                 assert_eq!(found.len(), 10);
             }
             assert!(hit * 100 >= wanted * 98, "{hit} of {wanted}");

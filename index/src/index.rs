@@ -5,7 +5,14 @@
 //! necessary; larger ones are prepared by [`Index::maintain`] beside writers and searches, and put in place in a moment.
 //! Graphs of large segments are built by [`Index::build_graphs`], beside all that, and settled once for each segment.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -16,7 +23,7 @@ use crate::{
     analyze::Analyzer,
     bits::Bits,
     chunk::{Batch, Chunk},
-    graph::{self, GraphBuilder, GraphBuilt, GraphError, VectorSearch},
+    graph::{self, Graph, GraphBuilder, GraphBuilt, GraphError, VectorSearch},
     search::{self, Answer, Query, SearchError},
     segment::{Segment, unit},
     snapshot::{self, RestoreError, SnapshotError},
@@ -87,6 +94,8 @@ pub struct Index {
     maintenance: Mutex<()>,
     /// Held through [`Index::build_graphs`]: the graph that is being built, and what it is of.
     graph: Mutex<Option<(Arc<Segment>, GraphBuilder)>>,
+    /// Bytes that it will take, about.
+    graph_bytes: AtomicUsize,
     /// Held through [`Index::snapshot`], so that there is one at a time.
     saving: Mutex<()>,
 }
@@ -102,6 +111,11 @@ pub enum GraphStep {
     Built(GraphBuilt),
     /// A segment gets no graph and is scanned; the text says why.
     Refused(String),
+    /// One that is due would take so much memory, and there is no room.
+    NoRoom {
+        /// About.
+        bytes: usize,
+    },
 }
 
 /// What writers take turns with.
@@ -151,6 +165,7 @@ impl Index {
             writer: Mutex::default(),
             maintenance: Mutex::default(),
             graph: Mutex::default(),
+            graph_bytes: AtomicUsize::new(0),
             saving: Mutex::default(),
         }
     }
@@ -175,10 +190,10 @@ impl Index {
         self.len() == 0
     }
 
-    /// Bytes of all arrays, of deleted chunks too until a merge leaves them out. Hits that are still held, and a merge
-    /// under way, take more.
+    /// Bytes of all arrays, of deleted chunks too until a merge leaves them out, and of the graph that is being built. Hits
+    /// that are still held, and a merge under way, take more.
     pub fn memory_bytes(&self) -> usize {
-        self.view.load().memory_bytes
+        self.view.load().memory_bytes + self.graph_bytes.load(Relaxed)
     }
 
     /// Applies `batch`: deletions, then upserts, then the version. Searches see all of it or nothing. Takes about 0.1 ms
@@ -289,10 +304,23 @@ impl Index {
     }
 
     /// Builds a graph for a large segment, for about as long as `budget` and then, when all rows are in, as long as it
-    /// takes to compare it with a scan. Searches scan the segment until its graph is done, and nobody waits. To be called
-    /// until it is idle, with pauses as the caller sees fit; a merge makes new work.
-    pub fn build_graphs(&self, budget: Duration) -> GraphStep {
+    /// takes to compare it with a scan. Searches scan the segment until its graph is done, and nobody waits. Begins none that
+    /// takes more than `room_bytes`. To be called until it is idle, with pauses as the caller sees fit; a merge makes new work.
+    pub fn build_graphs(&self, budget: Duration, room_bytes: usize) -> GraphStep {
         let mut building = self.graph.lock();
+        let step = self.build_graph(&mut building, budget, room_bytes);
+        if building.is_none() {
+            self.graph_bytes.store(0, Relaxed);
+        }
+        step
+    }
+
+    fn build_graph(
+        &self,
+        building: &mut Option<(Arc<Segment>, GraphBuilder)>,
+        budget: Duration,
+        room_bytes: usize,
+    ) -> GraphStep {
         let view = self.view.load();
         let is_there = |segment: &Arc<Segment>| view.parts.iter().any(|part| Arc::ptr_eq(&part.segment, segment));
         let (segment, mut builder) = match building.take().filter(|(segment, _)| is_there(segment)) {
@@ -304,6 +332,11 @@ impl Index {
                 };
                 let due = view.parts.iter().filter(is_due).max_by_key(|part| part.len());
                 let Some(segment) = due.map(|part| part.segment.clone()) else { return GraphStep::Idle };
+                let bytes = graph::bytes_estimate(segment.len(), dimensions);
+                if bytes > room_bytes {
+                    return GraphStep::NoRoom { bytes };
+                }
+                self.graph_bytes.store(bytes, Relaxed);
                 match GraphBuilder::start(&segment.vectors, way) {
                     Ok(builder) => (segment, builder),
                     Err(error) => return refuse(&segment, &error),
@@ -322,6 +355,7 @@ impl Index {
         match builder.finish(&segment.vectors, segment.payload.ids()) {
             Ok((graph, built)) => {
                 segment.vectors.settle_graph(Some(graph));
+                // Counts its memory.
                 let _writer = self.writer.lock();
                 let view = self.view.load();
                 self.view.store(Arc::new(View::new(view.version, view.parts.clone())));
@@ -329,6 +363,12 @@ impl Index {
             }
             Err(error) => refuse(&segment, &error),
         }
+    }
+
+    /// Whether there is a graph that [`Index::snapshot`] has not tried to save.
+    pub fn has_unsaved_graph(&self) -> bool {
+        let view = self.view.load();
+        view.parts.iter().filter_map(|part| part.segment.vectors.graph()).any(Graph::is_unsaved)
     }
 
     /// The chunks that answer `query` best.

@@ -183,11 +183,14 @@ fn save_graph(segment: &Segment, folder: &Path) -> Result<Option<Seal>, Snapshot
         return Ok(Some(seal));
     }
     // One that cannot be saved is built again after a restart.
-    let Ok(file) = graph.file(segment.seal()) else { return Ok(None) };
+    let Ok(file) = graph.file(segment.seal()) else {
+        graph.set_saved(None);
+        return Ok(None);
+    };
     let sections = file.sections();
     let (head, seal) = sections.head();
     write_then_rename(&path(seal), |out| sections.write_to(&head, out))?;
-    graph.set_seal(seal);
+    graph.set_saved(Some(seal));
     Ok(Some(seal))
 }
 

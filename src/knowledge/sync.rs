@@ -370,52 +370,53 @@ impl Sync {
     }
 
     /// Has the graphs of large segments built, if there are any without.
-    fn wake_graphs(self: &Arc<Self>, base: &Base, built: Option<&mut Built>) {
-        let Some(Built { index, generation_id, graphs, .. }) = built else { return };
+    fn wake_graphs(self: &Arc<Self>, base: &Arc<Base>, built: Option<&mut Built>) {
+        let Some(Built { index, graphs, .. }) = built else { return };
         let graphs = graphs.get_or_insert_with(|| {
             let (wake, woken) = mpsc::channel(1);
-            self.tasks.spawn(self.clone().keep_graphs(base.key, index.clone(), *generation_id, woken));
+            self.tasks.spawn(self.clone().build_graphs(base.clone(), index.clone(), woken));
             wake
         });
         // If there is no room, it will look anyway.
         let _ = graphs.try_send(());
     }
 
-    /// Builds the graphs of `index` bit by bit whenever it is woken, and saves each, since it takes minutes.
-    async fn keep_graphs(
-        self: Arc<Self>,
-        key: BaseKey,
-        index: Arc<Index>,
-        generation_id: uuid::Uuid,
-        mut woken: mpsc::Receiver<()>,
-    ) {
-        let knowledge_base_id = key.knowledge_base_id;
+    /// Builds the graphs of `index` bit by bit whenever it is woken. What is built, the sync saves, as the only one that
+    /// writes snapshots.
+    async fn build_graphs(self: Arc<Self>, base: Arc<Base>, index: Arc<Index>, mut woken: mpsc::Receiver<()>) {
+        let knowledge_base_id = base.key.knowledge_base_id;
+        let mut is_told = false;
         while woken.recv().await.is_some() {
             while !woken.is_closed() {
-                let (working, snapshots) = (index.clone(), self.snapshots.clone());
-                let step = self.compute.run_in_background(move || {
-                    let step = working.build_graphs(GRAPH_STEP);
-                    if matches!(step, GraphStep::Built(_)) {
-                        snapshots.save(key, generation_id, &working)?;
-                    }
-                    anyhow::Ok(step)
-                });
-                match step.await.map_err(anyhow::Error::new).and_then(|step| step) {
+                let (working, room_bytes) = (index.clone(), self.loaded.room(self.config.memory_bytes_max));
+                let step = self.compute.run_in_background(move || working.build_graphs(GRAPH_STEP, room_bytes)).await;
+                if woken.is_closed() {
+                    break;
+                }
+                base.recount();
+                match step {
                     Ok(GraphStep::Idle) => break,
-                    Ok(GraphStep::Unfinished) => {}
+                    Ok(GraphStep::Unfinished) => sleep(GRAPH_PAUSE).await,
                     Ok(GraphStep::Built(built)) => {
                         let (rows, took_ms) = (built.rows, built.took.as_millis() as u64);
                         tracing::info!(%knowledge_base_id, rows, took_ms, recall = built.recall, "graph built");
+                        base.wake(0);
                     }
                     Ok(GraphStep::Refused(reason)) => {
                         tracing::warn!(%knowledge_base_id, reason, "no graph for a large segment; it is scanned");
                     }
+                    Ok(GraphStep::NoRoom { bytes }) => {
+                        if !is_told {
+                            tracing::info!(%knowledge_base_id, bytes, "no memory for a graph now; its segment is scanned");
+                            is_told = true;
+                        }
+                        let _ = timeout(UNFIT_PAUSE, woken.recv()).await;
+                    }
                     Err(error) => {
-                        tracing::warn!(%knowledge_base_id, error = %chain(&error), "graph not saved or not built");
+                        tracing::warn!(%knowledge_base_id, error = %chain(&error), "graph not built");
                         break;
                     }
                 }
-                sleep(GRAPH_PAUSE).await;
             }
         }
     }
@@ -438,7 +439,7 @@ impl Sync {
     fn until_snapshot(&self, base: &Base, built: Option<&Built>) -> Option<Duration> {
         // A purge that is under way wakes when it ends, and is saved then.
         let built = built.filter(|_| !base.is_purging())?;
-        let is_stale = built.index.version() > built.saved_version || base.purge_due() > 0;
+        let is_stale = built.is_unsaved() || base.purge_due() > 0;
         let save_at = is_stale.then(|| built.saved_at + self.config.snapshot_interval);
         let purge_at = built.index.has_deleted().then(|| built.purged_at + PURGE_AFTER);
         let next = [save_at, purge_at].into_iter().flatten().min()?;
@@ -501,7 +502,7 @@ impl Sync {
     }
 
     async fn save(&self, base: &Base, built: Option<&mut Built>) {
-        let Some(built) = built.filter(|built| built.index.version() > built.saved_version) else { return };
+        let Some(built) = built.filter(|built| built.is_unsaved()) else { return };
         let (snapshots, index, key, generation_id) =
             (self.snapshots.clone(), built.index.clone(), base.key, built.generation_id);
         let version = index.version();
@@ -575,6 +576,11 @@ impl Built {
             graphs: None,
             purged_at: Instant::now(),
         }
+    }
+
+    /// Whether there is something that the last snapshot lacks.
+    fn is_unsaved(&self) -> bool {
+        self.index.version() > self.saved_version || self.index.has_unsaved_graph()
     }
 }
 

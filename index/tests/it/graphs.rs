@@ -60,11 +60,11 @@ fn indexed(settings: Settings, chunks: &[Chunk]) -> Index {
 fn build(index: &Index) -> Vec<usize> {
     let mut built = Vec::new();
     loop {
-        match index.build_graphs(Duration::from_millis(2)) {
+        match index.build_graphs(Duration::from_millis(2), usize::MAX) {
             GraphStep::Idle => return built,
             GraphStep::Unfinished => {}
             GraphStep::Built(graph) => built.push(graph.rows),
-            GraphStep::Refused(reason) => panic!("{reason}"),
+            step => panic!("{step:?}"),
         }
     }
 }
@@ -72,6 +72,7 @@ fn build(index: &Index) -> Vec<usize> {
 fn search(index: &Index, embedding: &[f32], filter: Option<&Filter>, top_k: usize) -> (Vec<Uuid>, SemanticExplain) {
     let query = Query {
         text: "",
+        prefix: false,
         embedding: Some(embedding),
         top_k,
         mode: Mode::Semantic,
@@ -152,6 +153,48 @@ fn large_segments_get_a_graph_and_answers_stay() {
 }
 
 #[test]
+fn what_is_purged_leaves_a_graph_too() {
+    let mut all = chunks(9, 0..2_000);
+    let index = indexed(graph_settings(), &all);
+    build(&index);
+    index.apply(Batch { version: 2, upserts: Vec::new(), deletions: vec![all[7].id] }).expect("a sound batch");
+    all.remove(7);
+    assert_eq!(ways(&index), [(2_000, VectorWay::Graph)]);
+    index.purge();
+    assert_eq!(ways(&index), [(1_999, VectorWay::Scan)]);
+    assert!(!index.has_unsaved_graph());
+    assert_eq!(build(&index), [1_999]);
+    assert_finds(&index, &all);
+
+    // While a graph is built, its segment is purged away: it is given up, and its memory with it.
+    index.apply(Batch { version: 3, upserts: Vec::new(), deletions: vec![all[0].id] }).expect("a sound batch");
+    index.purge();
+    let before = index.memory_bytes();
+    assert_eq!(index.build_graphs(Duration::ZERO, usize::MAX), GraphStep::Unfinished);
+    assert!(index.memory_bytes() > before);
+    let deletions = all.iter().map(|chunk| chunk.id).collect();
+    index.apply(Batch { version: 4, upserts: Vec::new(), deletions }).expect("a sound batch");
+    assert_eq!(index.build_graphs(Duration::ZERO, usize::MAX), GraphStep::Idle);
+    assert!(index.is_empty() && index.memory_bytes() < before / 2);
+}
+
+#[test]
+fn a_graph_needs_room() {
+    let all = chunks(10, 0..1_000);
+    let index = indexed(graph_settings(), &all);
+    let before = index.memory_bytes();
+    let GraphStep::NoRoom { bytes } = index.build_graphs(Duration::ZERO, 0) else { panic!("no room was needed") };
+    assert_eq!(index.build_graphs(Duration::ZERO, bytes - 1), GraphStep::NoRoom { bytes });
+    assert_eq!((index.memory_bytes(), ways(&index)), (before, vec![(1_000, VectorWay::Scan)]));
+    // What was counted for it when it began is about what it takes.
+    assert_eq!(index.build_graphs(Duration::ZERO, bytes), GraphStep::Unfinished);
+    assert_eq!(index.memory_bytes(), before + bytes);
+    build(&index);
+    let taken = index.memory_bytes() - before;
+    assert!((bytes / 2..=bytes * 2).contains(&taken), "{taken} of {bytes}");
+}
+
+#[test]
 fn few_rows_and_other_settings_get_none() {
     let all = chunks(4, 0..1_000);
     assert_eq!(build(&indexed(graph_settings(), &all)), [1_000]);
@@ -161,7 +204,7 @@ fn few_rows_and_other_settings_get_none() {
         assert_eq!(build(&index), Vec::<usize>::new());
         assert_eq!(ways(&index), [(1_000, VectorWay::Scan)]);
     }
-    assert_eq!(Index::new(graph_settings()).build_graphs(Duration::ZERO), GraphStep::Idle);
+    assert_eq!(Index::new(graph_settings()).build_graphs(Duration::ZERO, usize::MAX), GraphStep::Idle);
 }
 
 #[test]
@@ -174,13 +217,13 @@ fn rows_that_a_graph_cannot_tell_apart_are_scanned() {
     }
     let index = indexed(graph_settings(), &all);
     let refused = loop {
-        match index.build_graphs(Duration::from_secs(1)) {
+        match index.build_graphs(Duration::from_secs(1), usize::MAX) {
             GraphStep::Unfinished => {}
             step => break step,
         }
     };
     assert!(matches!(&refused, GraphStep::Refused(reason) if reason.contains("nearest rows")), "{refused:?}");
-    assert_eq!(index.build_graphs(Duration::ZERO), GraphStep::Idle, "it is settled");
+    assert_eq!(index.build_graphs(Duration::ZERO, usize::MAX), GraphStep::Idle, "it is settled");
     assert_eq!(ways(&index), [(1_200, VectorWay::Scan)]);
 }
 
@@ -238,8 +281,11 @@ fn saved() -> (TempDir, Vec<Chunk>, PathBuf) {
     let folder = TempDir::new().expect("a folder");
     let all = chunks(8, 0..1_100);
     let index = indexed(graph_settings(), &all);
+    assert!(!index.has_unsaved_graph());
     build(&index);
+    assert!(index.has_unsaved_graph());
     index.snapshot(folder.path()).expect("a snapshot");
+    assert!(!index.has_unsaved_graph());
     let graphs = files(folder.path(), "graph-");
     assert_eq!(graphs.len(), 1, "{graphs:?}");
     (folder, all, graphs[0].clone())
@@ -258,6 +304,7 @@ fn a_graph_is_saved_once_and_there_after_a_restart() {
     let index = restore(folder.path());
     assert_eq!(ways(&index), [(1_100, VectorWay::Graph)]);
     assert_eq!(build(&index), Vec::<usize>::new());
+    assert!(!index.has_unsaved_graph());
     assert_finds(&index, &all);
 
     let deletions = vec![all[3].id];
