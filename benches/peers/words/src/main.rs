@@ -14,7 +14,7 @@ use tantivy::{
     schema::{IndexRecordOption, STORED, Schema, TextFieldIndexing, TextOptions},
 };
 use tertulia::knowledge::extract::MediaType;
-use tertulia_index::{Analyzer, Batch, Chunk, Fusion, Index, Mode, Options, Query, Settings};
+use tertulia_index::{Analyzer, Batch, Chunk, Fusion, Index, Mode, Options, Query, Settings, VectorSearch};
 
 fn main() {
     let encoder = corpus::encoder();
@@ -28,6 +28,7 @@ fn main() {
         dimensions: encoder.dimensions(),
         encoder: encoder.fingerprint().to_owned(),
         analyzer: Analyzer::English,
+        vectors: VectorSearch::Scan,
     });
     index.apply(Batch { version: 1, upserts: chunks, deletions: Vec::new() }).expect("a sound batch");
     while index.maintain() {}
