@@ -18,10 +18,10 @@ use crate::{
     fuse::{self, Fusion},
     index::{Part, Settings, View},
     payload::Row,
-    question::{Conditions, Question},
+    question::{Conditions, Fitting, Question},
     segment::{Segment, unit},
     vectors::{self, VectorsView, Visited},
-    words::{self, WordsView},
+    words::{self, Found, WordsView},
 };
 
 /// Shortest list that is fused: below it, the ranks of the other list say too little about a chunk.
@@ -278,12 +278,8 @@ pub(crate) fn search(settings: &Settings, view: &View, query: &Query<'_>) -> Res
         Mode::Semantic => Question::plain(query.text),
         Mode::Keyword | Mode::Hybrid => Question::parse(query.text),
     };
-    let fitting = Conditions::of(&question, settings.analyzer)
-        .map(|conditions| timed(&mut timings.words, || fitting(&conditions, view, kept.as_deref())));
-    let live: Vec<Option<&Bits>> = match fitting.as_ref().or(kept.as_ref()) {
-        Some(kept) => kept.iter().map(Some).collect(),
-        None => view.parts.iter().map(Part::live).collect(),
-    };
+    let mut demands = Conditions::of(&question, settings.analyzer)
+        .map(|conditions| timed(&mut timings.words, || Demands::of(conditions, view, kept.as_deref())));
     let list_len = match query.mode {
         Mode::Hybrid => query.top_k.saturating_mul(2).max(LIST_LEN_MIN),
         Mode::Semantic | Mode::Keyword => query.top_k,
@@ -291,24 +287,31 @@ pub(crate) fn search(settings: &Settings, view: &View, query: &Query<'_>) -> Res
     let mut visited = Visited::default();
     let semantic = embedding.map(|embedding| {
         timed(&mut timings.vectors, || {
-            let views = zip_parts(view, &live, |part, live| VectorsView {
-                vectors: &part.segment.vectors,
-                live,
-                ids: part.segment.payload.ids(),
-            });
-            vectors::search(&views, &embedding, list_len, &mut visited)
+            listed(view, kept.as_deref(), demands.as_mut(), list_len, |live, k| {
+                let views = zip_parts(view, live, |part, live| VectorsView {
+                    vectors: &part.segment.vectors,
+                    live,
+                    ids: part.segment.payload.ids(),
+                });
+                vectors::search(&views, &embedding, k, &mut visited)
+            })
         })
     });
     let keyword = (query.mode != Mode::Semantic).then(|| {
         timed(&mut timings.words, || {
-            let views = zip_parts(view, &live, |part, live| WordsView {
-                words: &part.segment.words,
-                counts: part.words_live(),
-                alive: part.live(),
-                live,
-                ids: part.segment.payload.ids(),
+            let mut found = Found::default();
+            found.candidates = listed(view, kept.as_deref(), demands.as_mut(), list_len, |live, k| {
+                let views = zip_parts(view, live, |part, live| WordsView {
+                    words: &part.segment.words,
+                    counts: part.words_live(),
+                    alive: part.live(),
+                    live,
+                    ids: part.segment.payload.ids(),
+                });
+                found = words::search(settings.analyzer, &views, question.words(), query.prefix, k);
+                std::mem::take(&mut found.candidates)
             });
-            words::search(settings.analyzer, &views, question.words(), query.prefix, list_len)
+            found
         })
     });
 
@@ -400,13 +403,64 @@ fn kept_by(filter: &Filter, view: &View) -> Result<Vec<Bits>, SearchError> {
     Ok(view.parts.iter().map(kept).collect())
 }
 
-/// The documents of each part that fulfil what the question demands, of those that the filter kept.
-fn fitting(conditions: &Conditions, view: &View, kept: Option<&[Bits]>) -> Vec<Bits> {
-    let fitting = |(at, part): (usize, &Part)| {
-        let live = kept.map_or(part.live(), |kept| Some(&kept[at]));
-        conditions.kept(&part.segment.words, live, |doc| part.segment.words_doc(doc))
+/// What the question demands, and which documents of each part fulfil it, as far as is known so far.
+struct Demands {
+    conditions: Conditions,
+    fitting: Vec<Fitting>,
+}
+
+impl Demands {
+    /// Of the documents that the filter kept.
+    fn of(conditions: Conditions, view: &View, kept: Option<&[Bits]>) -> Self {
+        let fitting = |(at, part): (usize, &Part)| {
+            let live = kept.map_or(part.live(), |kept| Some(&kept[at]));
+            conditions.fitting(&part.segment.words, live)
+        };
+        Self { fitting: view.parts.iter().enumerate().map(fitting).collect(), conditions }
+    }
+
+    fn are_met(&mut self, view: &View, place: &Candidate) -> bool {
+        let segment = &view.parts[place.segment as usize].segment;
+        let fitting = &mut self.fitting[place.segment as usize];
+        self.conditions.settle(fitting, place.doc, || segment.words_doc(place.doc))
+    }
+}
+
+/// The best `k` documents of those that the filter kept and that meet the demands. `find` gives as many as it is told to
+/// of those it is given, best first.
+///
+/// Texts are looked at from the best document on, so that of many with the words of a phrase only so many are read as
+/// come in. One that does not fit is left out and the next best are found, twice as many each time.
+fn listed(
+    view: &View,
+    kept: Option<&[Bits]>,
+    demands: Option<&mut Demands>,
+    k: usize,
+    mut find: impl FnMut(&[Option<&Bits>], usize) -> Vec<Candidate>,
+) -> Vec<Candidate> {
+    let Some(demands) = demands else {
+        let live: Vec<Option<&Bits>> = match kept {
+            Some(kept) => kept.iter().map(Some).collect(),
+            None => view.parts.iter().map(Part::live).collect(),
+        };
+        return find(&live, k);
     };
-    view.parts.iter().enumerate().map(fitting).collect()
+    let mut wanted = k;
+    loop {
+        let live: Vec<Option<&Bits>> = demands.fitting.iter().map(|fitting| Some(&fitting.kept)).collect();
+        let mut found = find(&live, wanted);
+        let is_all = found.len() < wanted;
+        let mut missing = k;
+        found.retain(|place| {
+            let fits = missing > 0 && demands.are_met(view, place);
+            missing -= usize::from(fits);
+            fits
+        });
+        if is_all || found.len() >= k {
+            return found;
+        }
+        wanted = wanted.saturating_mul(2);
+    }
 }
 
 fn known_keys(view: &View) -> Vec<String> {

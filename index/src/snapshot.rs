@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Goes up when what is in the files changes.
-const FORMAT: u64 = 2;
+const FORMAT: u64 = 3;
 const MANIFEST: &str = "manifest";
 const SEGMENT_PREFIX: &str = "segment-";
 const PASSING_SUFFIX: &str = ".new";

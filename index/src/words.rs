@@ -45,13 +45,10 @@ pub(crate) struct WordsDoc<'a> {
     pub(crate) content: &'a str,
 }
 
-impl WordsDoc<'_> {
-    /// Calls `found` with each term and the weight of its field.
-    fn terms(&self, analyzer: Analyzer, mut found: impl FnMut(&str, u32)) {
-        let fields = [(self.title, TITLE_WEIGHT), (self.heading, HEADING_WEIGHT), (self.content, CONTENT_WEIGHT)];
-        for (text, weight) in fields {
-            analyzer.terms(text, &mut |term| found(term, weight));
-        }
+impl<'a> WordsDoc<'a> {
+    /// What each field says, and its weight.
+    pub(crate) fn fields(&self) -> [(&'a str, u32); 3] {
+        [(self.title, TITLE_WEIGHT), (self.heading, HEADING_WEIGHT), (self.content, CONTENT_WEIGHT)]
     }
 }
 
@@ -68,6 +65,11 @@ pub(crate) struct Words {
     postings: Vec<u32>,
     /// `[docs]` weighted number of terms.
     lengths: Vec<u32>,
+    /// A byte of the hash of each term of each document, as they follow each other, with [`FIELD_END`] behind each field:
+    /// which documents may have a phrase, without a look at their text.
+    trails: Vec<u8>,
+    /// `[docs + 1]` where each document's part of `trails` starts.
+    trail_starts: Vec<u32>,
     /// Term + 1 at the place that its hash says or the next free one, 0 where free; a power of two, at most half full.
     slots: Vec<u32>,
 }
@@ -79,28 +81,35 @@ impl Words {
         let mut known: HashMap<Box<str>, u32, FixedState> = HashMap::default();
         let mut entries: Vec<(u32, u32)> = Vec::new();
         let mut lengths = Vec::with_capacity(docs.len());
+        let (mut trails, mut trail_starts) = (Vec::new(), Vec::with_capacity(docs.len() + 1));
+        trail_starts.push(0);
         // Of the document at hand: weighted frequency by term, and which terms have one.
         let mut frequencies: Vec<u32> = Vec::new();
         let mut touched: Vec<u32> = Vec::new();
         for (doc, words) in docs.iter().enumerate() {
             let mut length = 0_u32;
-            words.terms(analyzer, |term, weight| {
-                length = length.saturating_add(weight);
-                let term = match known.get(term) {
-                    Some(&term) => term,
-                    None => {
-                        let next = known.len() as u32;
-                        known.insert(term.into(), next);
-                        frequencies.push(0);
-                        next
+            for (text, weight) in words.fields() {
+                analyzer.terms(text, &mut |term| {
+                    trails.push(trail_code(term));
+                    length = length.saturating_add(weight);
+                    let term = match known.get(term) {
+                        Some(&term) => term,
+                        None => {
+                            let next = known.len() as u32;
+                            known.insert(term.into(), next);
+                            frequencies.push(0);
+                            next
+                        }
+                    };
+                    let frequency = &mut frequencies[term as usize];
+                    if *frequency == 0 {
+                        touched.push(term);
                     }
-                };
-                let frequency = &mut frequencies[term as usize];
-                if *frequency == 0 {
-                    touched.push(term);
-                }
-                *frequency = frequency.saturating_add(weight);
-            });
+                    *frequency = frequency.saturating_add(weight);
+                });
+                trails.push(FIELD_END);
+            }
+            trail_starts.push(u32::try_from(trails.len()).expect("fewer terms than a segment's text has bytes"));
             for term in touched.drain(..) {
                 let frequency = std::mem::take(&mut frequencies[term as usize]).min(FREQUENCY_MAX);
                 entries.push((term, (doc as u32) << FREQUENCY_BITS | frequency));
@@ -127,7 +136,8 @@ impl Words {
             postings[*at as usize] = posting;
             *at += 1;
         }
-        Self::new(terms.iter().map(|(term, _)| &**term), posting_starts, postings, lengths)
+        trails.shrink_to_fit();
+        Self::new(terms.iter().map(|(term, _)| &**term), posting_starts, postings, lengths, (trails, trail_starts))
     }
 
     /// The documents of several segments as one: what [`Words::build`] gives for them, at a hundredth of its cost. For
@@ -136,12 +146,21 @@ impl Words {
     pub(crate) fn merge(sources: &[(&Self, &[Option<u32>])], len: usize) -> Self {
         assert!(len <= DOCS_MAX, "{len} documents in a segment");
         let mut lengths = vec![0_u32; len];
+        let mut doc_trails: Vec<&[u8]> = vec![&[]; len];
         for (words, numbers) in sources {
-            for (number, length) in numbers.iter().zip(&words.lengths) {
+            for (doc, number) in (0_u32..).zip(*numbers) {
                 if let Some(number) = number {
-                    lengths[*number as usize] = *length;
+                    lengths[*number as usize] = words.lengths[doc as usize];
+                    doc_trails[*number as usize] = words.trail(doc);
                 }
             }
+        }
+        let mut trails = Vec::with_capacity(doc_trails.iter().map(|trail| trail.len()).sum());
+        let mut trail_starts = Vec::with_capacity(len + 1);
+        trail_starts.push(0);
+        for trail in doc_trails {
+            trails.extend_from_slice(trail);
+            trail_starts.push(u32::try_from(trails.len()).expect("sizes of what is merged were summed before"));
         }
 
         let mut all: Vec<(&str, u32, u32)> = Vec::new();
@@ -173,7 +192,7 @@ impl Words {
             }
         }
         postings.shrink_to_fit();
-        Self::new(terms.into_iter(), posting_starts, postings, lengths)
+        Self::new(terms.into_iter(), posting_starts, postings, lengths, (trails, trail_starts))
     }
 
     fn new<'a>(
@@ -181,6 +200,7 @@ impl Words {
         posting_starts: Vec<u32>,
         postings: Vec<u32>,
         lengths: Vec<u32>,
+        (trails, trail_starts): (Vec<u8>, Vec<u32>),
     ) -> Self {
         let mut text = String::new();
         let mut term_starts = vec![0];
@@ -188,7 +208,8 @@ impl Words {
             text.push_str(term);
             term_starts.push(u32::try_from(text.len()).expect("distinct terms of less than 4 GB"));
         }
-        let mut words = Self { text, term_starts, posting_starts, postings, lengths, slots: Vec::new() };
+        let slots = Vec::new();
+        let mut words = Self { text, term_starts, posting_starts, postings, lengths, trails, trail_starts, slots };
         words.fill_slots();
         words
     }
@@ -213,13 +234,17 @@ impl Words {
 
     /// Bytes on the heap.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let numbers = [&self.term_starts, &self.posting_starts, &self.postings, &self.lengths, &self.slots];
-        self.text.capacity() + numbers.iter().map(|numbers| numbers.capacity() * size_of::<u32>()).sum::<usize>()
+        let Self { term_starts, posting_starts, postings, lengths, trail_starts, slots, .. } = self;
+        let numbers = [term_starts, posting_starts, postings, lengths, trail_starts, slots];
+        self.text.capacity()
+            + self.trails.capacity()
+            + numbers.iter().map(|numbers| numbers.capacity() * size_of::<u32>()).sum::<usize>()
     }
 
-    /// Bytes of distinct terms, and postings: neither may be more than `u32` counts in one segment.
-    pub(crate) fn sizes(&self) -> [usize; 2] {
-        [self.text.len(), self.postings.len()]
+    /// Bytes of distinct terms, postings, and terms as they follow each other: none may be more than `u32` counts in one
+    /// segment.
+    pub(crate) fn sizes(&self) -> [usize; 3] {
+        [self.text.len(), self.postings.len(), self.trails.len()]
     }
 
     pub(crate) fn save<'a>(&'a self, out: &mut SectionWriter<'a>) {
@@ -228,6 +253,8 @@ impl Words {
         out.put(&self.posting_starts);
         out.put(&self.postings);
         out.put(&self.lengths);
+        out.put(&self.trails);
+        out.put(&self.trail_starts);
     }
 
     /// Takes back what [`Words::save`] put, about 2 ns a posting and 50 ns a term; refuses whatever a search could
@@ -237,12 +264,16 @@ impl Words {
         let text = String::from_utf8(from.take()?).map_err(|_| LoadError::Damaged("terms are not UTF-8"))?;
         let (term_starts, posting_starts) = (from.take()?, from.take()?);
         let (postings, lengths): (Vec<u32>, Vec<u32>) = (from.take()?, from.take()?);
+        let (trails, trail_starts): (Vec<u8>, Vec<u32>) = (from.take()?, from.take()?);
         check(lengths.len() <= DOCS_MAX, "too many documents")?;
+        check(trail_starts.len() == lengths.len() + 1, "documents and their trails differ in number")?;
+        check(starts_of(&trail_starts, trails.len()), "trails overlap or leave gaps")?;
         check(term_starts.len() == posting_starts.len(), "terms and postings differ in number")?;
         check(starts_of(&term_starts, text.len()), "terms overlap or leave gaps")?;
         check(starts_of(&posting_starts, postings.len()), "postings overlap or leave gaps")?;
         check(term_starts.iter().all(|&start| text.is_char_boundary(start as usize)), "a term cuts a character")?;
-        let mut words = Self { text, term_starts, posting_starts, postings, lengths, slots: Vec::new() };
+        let slots = Vec::new();
+        let mut words = Self { text, term_starts, posting_starts, postings, lengths, trails, trail_starts, slots };
         check((1..words.terms()).all(|term| words.term(term - 1) < words.term(term)), "terms are out of order")?;
         for term in 0..words.terms() {
             let postings = words.postings(term);
@@ -269,10 +300,46 @@ impl Words {
         &self.postings[starts[term as usize] as usize..starts[term as usize + 1] as usize]
     }
 
-    /// The documents that have `term`, dead ones too.
-    pub(crate) fn docs(&self, term: &str) -> impl Iterator<Item = u32> {
-        let postings = self.find(term).map_or(&[][..], |term| self.postings(term));
-        postings.iter().map(|posting| posting >> FREQUENCY_BITS)
+    /// The documents that have every one of `terms`, at least one, and are `within`; ascending. Costs about what the
+    /// rarest term has postings, not the others.
+    pub(crate) fn docs_with_all(&self, terms: &[&str], within: Option<&Bits>) -> Vec<u32> {
+        let mut lists: Vec<&[u32]> =
+            terms.iter().map(|term| self.find(term).map_or(&[][..], |term| self.postings(term))).collect();
+        lists.sort_unstable_by_key(|postings| postings.len());
+        let Some((rarest, others)) = lists.split_first() else { return Vec::new() };
+        let mut docs: Vec<u32> = rarest.iter().map(|posting| posting >> FREQUENCY_BITS).collect();
+        docs.retain(|doc| within.is_none_or(|within| within.get(*doc)));
+        for postings in others {
+            if docs.len() < postings.len() / LOOK_UP_COST {
+                let mut rest = *postings;
+                docs.retain(|doc| look_up(&mut rest, *doc).is_some());
+            } else {
+                let mut with = Bits::zeros(self.len());
+                postings.iter().for_each(|posting| _ = with.set(posting >> FREQUENCY_BITS, true));
+                docs.retain(|doc| with.get(*doc));
+            }
+        }
+        docs
+    }
+
+    /// Whether the terms of these codes may stand one right after the other in a field of a document; true if they do,
+    /// and for one document in some hundred if not. At least one code.
+    pub(crate) fn may_have(&self, doc: u32, codes: &[u8]) -> bool {
+        let trail = self.trail(doc);
+        match *codes {
+            [first, second, ref rest @ ..] => {
+                // All of them at once: few documents have a pair.
+                let pairs = trail.iter().zip(trail.get(1..).unwrap_or_default());
+                pairs.fold(false, |any, pair| any | ((*pair.0 == first) & (*pair.1 == second)))
+                    && (rest.is_empty() || trail.windows(codes.len()).any(|window| window == codes))
+            }
+            _ => trail.windows(codes.len()).any(|window| window == codes),
+        }
+    }
+
+    fn trail(&self, doc: u32) -> &[u8] {
+        let at = doc as usize;
+        &self.trails[self.trail_starts[at] as usize..self.trail_starts[at + 1] as usize]
     }
 
     /// The terms that begin with `prefix`.
@@ -323,6 +390,14 @@ fn hash(term: &str) -> usize {
     xxhash_rust::xxh3::xxh3_64(term.as_bytes()) as usize
 }
 
+/// What stands behind each field in a trail: no term's code.
+const FIELD_END: u8 = 0;
+
+/// What a term is in a trail; never [`FIELD_END`]. Snapshots hold it.
+pub(crate) fn trail_code(term: &str) -> u8 {
+    (xxhash_rust::xxh3::xxh3_64(term.as_bytes()) % 255) as u8 + 1
+}
+
 /// Whether `starts` go from 0 up to `end`, at least one of them.
 fn starts_of(starts: &[u32], end: usize) -> bool {
     starts.first() == Some(&0) && starts.last().is_some_and(|&last| last as usize == end) && starts.is_sorted()
@@ -363,7 +438,9 @@ impl WordsLive {
     /// few documents of a large segment. `analyzer` and `text` are those that it was indexed with.
     pub(crate) fn remove(&mut self, words: &Words, analyzer: Analyzer, doc: u32, text: &WordsDoc<'_>) {
         let mut terms: Vec<u32> = Vec::new();
-        text.terms(analyzer, |term, _| terms.extend(words.find(term)));
+        for (field, _) in text.fields() {
+            analyzer.terms(field, &mut |term| terms.extend(words.find(term)));
+        }
         terms.sort_unstable();
         terms.dedup();
         for term in terms {
@@ -555,22 +632,21 @@ const LOOK_UP_COST: usize = 16;
 /// Puts in `chosen` those of `postings` that are of `contenders`; both ascend.
 fn choose(contenders: &[u32], mut postings: &[u32], chosen: &mut Vec<u32>) {
     chosen.clear();
-    for &doc in contenders {
-        let least = doc << FREQUENCY_BITS;
-        // In steps that double, then in halves: near what was found before.
-        let mut step = 1;
-        while step < postings.len() && postings[step] < least {
-            step *= 2;
-        }
-        let (from, to) = (step / 2, postings.len().min(step + 1));
-        let at = from + postings[from..to].partition_point(|&posting| posting < least);
-        postings = &postings[at..];
-        match postings.first() {
-            Some(&posting) if posting >> FREQUENCY_BITS == doc => chosen.push(posting),
-            Some(_) => {}
-            None => break,
-        }
+    chosen.extend(contenders.iter().filter_map(|doc| look_up(&mut postings, *doc)));
+}
+
+/// The posting of `doc`, if it is among `postings`, which ascend; leaves in `postings` what comes from there on.
+fn look_up(postings: &mut &[u32], doc: u32) -> Option<u32> {
+    let least = doc << FREQUENCY_BITS;
+    // In steps that double, then in halves: near what was found before.
+    let mut step = 1;
+    while step < postings.len() && postings[step] < least {
+        step *= 2;
     }
+    let (from, to) = (step / 2, postings.len().min(step + 1));
+    let at = from + postings[from..to].partition_point(|&posting| posting < least);
+    *postings = &postings[at..];
+    postings.first().copied().filter(|posting| posting >> FREQUENCY_BITS == doc)
 }
 
 /// Most terms that the last word of a question stands for.
@@ -1125,6 +1201,49 @@ mod tests {
     }
 
     #[test]
+    fn trails_tell_which_terms_may_stand_in_a_row() {
+        let texts = ["one two three", "two one", "", "one"].map(|text| ["one two", "", text].map(str::to_owned));
+        let words = build(&texts);
+        let codes = |text: &str| text.split(' ').map(trail_code).collect::<Vec<_>>();
+        let may = |text: &str| (0..4).filter(|doc| words.may_have(*doc, &codes(text))).collect::<Vec<_>>();
+        assert_eq!(may("one two"), [0, 1, 2, 3]);
+        assert_eq!(may("two one"), [1]);
+        assert_eq!(may("one two three"), [0]);
+        assert_eq!(may("two three"), [0]);
+        assert_eq!(may("three"), [0]);
+        assert_eq!(may("two one two"), [0_u32; 0], "not across fields");
+        assert!((0..10_000).all(|term| trail_code(&term.to_string()) != FIELD_END));
+    }
+
+    #[test]
+    fn documents_with_all_terms_are_found() {
+        let rng = &mut StdRng::seed_from_u64(6);
+        let texts = texts(rng, 1_000);
+        let words = build(&texts);
+        let even = chosen(rng, texts.len(), 0.5);
+        let having = |doc: u32, term: &str| {
+            let mut found = false;
+            doc_terms(&texts[doc as usize], &mut |other| found |= other == term);
+            found
+        };
+        let all = ["the", "wordb", "wordc", "max_w5", "max_w25", "no"];
+        for chosen in [vec![], vec![0], vec![0, 0], vec![0, 1], vec![2, 1, 0], vec![3, 0], vec![4, 0, 1], vec![0, 5]] {
+            let terms: Vec<&str> = chosen.iter().map(|at| all[*at]).collect();
+            for within in [None, Some(&even)] {
+                let expected: Vec<u32> = (0..texts.len() as u32)
+                    .filter(|doc| within.is_none_or(|within| within.get(*doc)))
+                    .filter(|doc| !terms.is_empty() && terms.iter().all(|term| having(*doc, term)))
+                    .collect();
+                assert_eq!(words.docs_with_all(&terms, within), expected, "{terms:?}");
+            }
+        }
+    }
+
+    fn doc_terms(text: &Text, found: &mut impl FnMut(&str)) {
+        text.iter().for_each(|field| ANALYZER.terms(field, found));
+    }
+
+    #[test]
     fn very_many_occurrences_count_as_the_most() {
         let words = build(&[["", "", &"again ".repeat(1_000)].map(str::to_owned)]);
         assert_eq!(words.postings, [FREQUENCY_MAX]);
@@ -1217,7 +1336,14 @@ mod tests {
         });
         refused("terms and postings differ in number", |words| _ = words.posting_starts.pop());
         refused("postings overlap or leave gaps", |words| _ = words.postings.pop());
-        refused("a posting of no document", |words| _ = words.lengths.drain(1..));
+        refused("documents and their trails differ in number", |words| _ = words.lengths.pop());
+        refused("trails overlap or leave gaps", |words| _ = words.trails.pop());
+        refused("trails overlap or leave gaps", |words| words.trail_starts[1] = u32::MAX);
+        refused("a posting of no document", |words| {
+            words.lengths.drain(1..);
+            words.trail_starts.truncate(2);
+            words.trails.truncate(words.trail_starts[1] as usize);
+        });
         refused("a posting of no document", |words| words.posting_starts[1] = 0);
         refused("a posting of no occurrence", |words| words.postings[0] &= !FREQUENCY_MAX);
         refused("postings are out of order", |words| {
