@@ -304,7 +304,6 @@ pub(crate) fn search(settings: &Settings, view: &View, query: &Query<'_>) -> Res
                 let views = zip_parts(view, live, |part, live| WordsView {
                     words: &part.segment.words,
                     counts: part.words_live(),
-                    alive: part.live(),
                     live,
                     ids: part.segment.payload.ids(),
                 });

@@ -14,7 +14,7 @@ use foldhash::fast::FixedState;
 
 use crate::analyze::Analyzer;
 use crate::bits::{Best, Bits, Candidate};
-use crate::kernels::{self, BLOCK};
+use crate::kernels;
 use crate::sections::{LoadError, SectionReader, SectionWriter};
 
 /// How soon more occurrences of a term stop to matter: the default of Lucene, and of Robertson and Zaragoza, "The
@@ -303,8 +303,7 @@ impl Words {
     /// The documents that have every one of `terms`, at least one, and are `within`; ascending. Costs about what the
     /// rarest term has postings, not the others.
     pub(crate) fn docs_with_all(&self, terms: &[&str], within: Option<&Bits>) -> Vec<u32> {
-        let mut lists: Vec<&[u32]> =
-            terms.iter().map(|term| self.find(term).map_or(&[][..], |term| self.postings(term))).collect();
+        let mut lists: Vec<&[u32]> = terms.iter().map(|term| self.list(term)).collect();
         lists.sort_unstable_by_key(|postings| postings.len());
         let Some((rarest, others)) = lists.split_first() else { return Vec::new() };
         let mut docs: Vec<u32> = rarest.iter().map(|posting| posting >> FREQUENCY_BITS).collect();
@@ -356,21 +355,14 @@ impl Words {
         first(&|term| term < prefix)..first(&|term| term < prefix || term.starts_with(prefix))
     }
 
-    /// The postings of `terms` as of one term.
-    fn union(&self, terms: &[&str]) -> Vec<u32> {
-        let found: Vec<u32> = terms.iter().filter_map(|term| self.find(term)).collect();
-        match found[..] {
-            [] => return Vec::new(),
-            [term] => return self.postings(term).to_vec(),
-            _ => {}
-        }
-        let mut frequencies = vec![0_u16; self.len()];
-        for posting in found.into_iter().flat_map(|term| self.postings(term)) {
-            // At most 65 terms of at most 255.
-            frequencies[(posting >> FREQUENCY_BITS) as usize] += (posting & FREQUENCY_MAX) as u16;
-        }
-        let docs = frequencies.into_iter().zip(0_u32..).filter(|(frequency, _)| *frequency > 0);
-        docs.map(|(frequency, doc)| doc << FREQUENCY_BITS | u32::from(frequency).min(FREQUENCY_MAX)).collect()
+    /// The postings of `term`; none if no document has it.
+    fn list(&self, term: &str) -> &[u32] {
+        self.find(term).map_or(&[], |term| self.postings(term))
+    }
+
+    /// Those of each of `terms` that is there.
+    fn lists(&self, terms: &[&str]) -> Vec<&[u32]> {
+        terms.iter().map(|term| self.list(term)).filter(|postings| !postings.is_empty()).collect()
     }
 
     fn find(&self, term: &str) -> Option<u32> {
@@ -463,8 +455,6 @@ pub(crate) struct WordsView<'a> {
     pub(crate) words: &'a Words,
     /// Counts of the documents that are not deleted, whether or not the search's filter keeps them.
     pub(crate) counts: &'a WordsLive,
-    /// The documents that are not deleted, all of them if `None`.
-    pub(crate) alive: Option<&'a Bits>,
     /// The documents that may be found, all of them if `None`: neither deleted nor filtered out.
     pub(crate) live: Option<&'a Bits>,
     /// The documents' chunk ids.
@@ -516,9 +506,9 @@ thread_local! {
 
 /// The `k` live documents of the highest BM25 score for `question`, exactly.
 ///
-/// Terms are read from the rarest to the most common, about 2 ns a posting. Once the `k`-th score is out of reach for
-/// documents that have none of the terms so far (common words weigh little), the rest is looked up for those alone
-/// that may still come in.
+/// Terms are read from the rarest to the most common, about 2 ns a posting. Now and then those that are ahead are scored
+/// to the end; once the `k`-th of them is out of reach for documents that have none of the terms so far (common words
+/// weigh little), the rest is looked up for those alone that may still come in.
 ///
 /// With `is_prefix`, the last word is one that is being typed; see [`Unfinished`].
 pub(crate) fn search(
@@ -545,8 +535,8 @@ fn search_with(
     if docs == 0 || k == 0 {
         return Found::default();
     }
-    let unfinished = question_terms(analyzer, question, is_prefix, text, terms)
-        .map(|(form, term)| Unfinished::find(analyzer, segments, &form, &term));
+    let unfinished = question_terms(analyzer, question, is_prefix, text, terms);
+    let unfinished = unfinished.as_ref().map(|(form, term)| Unfinished::find(analyzer, segments, form, term));
     for term in terms.iter_mut() {
         let name = &text[term.start as usize..term.end as usize];
         let frequency = match &unfinished {
@@ -570,7 +560,15 @@ fn search_with(
     let rounding = found.ceiling * (2 * terms.len() + 4) as f32 * f32::EPSILON;
     for (at, segment) in (0_u32..).zip(segments) {
         let len = segment.words.len();
+        let lengths = &segment.words.lengths;
         scores.make_room(len);
+        let lists: Vec<Postings<'_>> = terms
+            .iter()
+            .map(|term| match &unfinished {
+                Some(unfinished) if term.is_prefix => Postings::Union(segment.words.lists(&unfinished.terms)),
+                _ => Postings::One(segment.words.list(name(term))),
+            })
+            .collect();
         // The score that a document must have in the end to come in. Once it is known, there are contenders.
         let mut threshold = None;
         if let Some(live) = segment.live
@@ -581,59 +579,175 @@ fn search_with(
             threshold = Some(0.0);
         }
         let mut rest = found.ceiling;
-        for term in terms.iter() {
-            let postings = match &unfinished {
-                Some(unfinished) if term.is_prefix => unfinished.postings[at as usize].as_slice(),
-                _ => segment.words.find(name(term)).map_or(&[][..], |id| segment.words.postings(id)),
-            };
+        // What the rest must be below to make it worth to look for contenders.
+        let mut worth = found.ceiling * WORTH_SHARE;
+        // Scores that so many documents have at least, so far and in the end.
+        let (mut least_yet, mut least) = (best.threshold(), best.threshold());
+        for (next, (term, postings)) in terms.iter().zip(&lists).enumerate() {
             let reach = rest + rounding;
             rest -= term.weight;
-            if postings.is_empty() {
+            if postings.len() == 0 {
                 continue;
             }
             if let Some(threshold) = threshold {
                 contenders.retain(|&doc| scores.of(doc) + reach >= threshold);
-            } else if postings.len() > len / 8 && reach < found.ceiling / 2.0 {
-                // Going through the scores costs as much as some thousand postings.
-                let mut ahead = best.clone();
-                scores.offer(at, segment, &mut ahead);
-                if ahead.threshold() > reach {
-                    // More than these are not worth to be looked up.
-                    let limit = postings.len() / LOOK_UP_COST;
-                    contenders.clear();
-                    scores.each_at_least(ahead.threshold() - reach, segment.live, |doc, least| {
-                        contenders.push(doc);
-                        if contenders.len() > limit {
-                            *least = f32::INFINITY;
-                        }
-                    });
-                    threshold = (contenders.len() <= limit).then(|| ahead.threshold());
+            } else if reach < worth {
+                let left = &lists[next..];
+                let left_len: usize = left.iter().map(Postings::len).sum();
+                let lists: usize = left.iter().map(Postings::lists).sum();
+                if len / SWEPT + k * lists * FAR_LOOK_UP_COST < left_len {
+                    let left = terms[next..].iter().zip(left);
+                    (least_yet, least) = ahead(&best, scores, at, segment, left, saturation, least_yet);
+                    worth = reach * WORTH_SHARE;
+                    if least > reach {
+                        // More than these are not worth to be looked up.
+                        let limit = left_len / LOOK_UP_COST;
+                        contenders.clear();
+                        scores.each_at_least(len, least - reach, segment.live, |doc, least| {
+                            contenders.push(doc);
+                            if contenders.len() > limit {
+                                *least = f32::INFINITY;
+                            }
+                        });
+                        threshold = (contenders.len() <= limit).then_some(least);
+                    }
                 }
             }
-            let postings = if threshold.is_some() && contenders.len() <= postings.len() / LOOK_UP_COST {
-                choose(contenders, postings, chosen);
+            let is_looked_up =
+                threshold.is_some() && contenders.len() * postings.lists() <= postings.len() / LOOK_UP_COST;
+            let postings = if is_looked_up {
+                postings.of_docs(contenders, chosen);
                 chosen.as_slice()
             } else {
-                postings
+                postings.all(len, chosen)
             };
             found.postings += postings.len() as u64;
-            scores.add(postings, &segment.words.lengths, term.weight, saturation);
+            scores.add(postings, lengths, term.weight, saturation);
         }
-        scores.offer(at, segment, &mut best);
-        scores.clear();
+        if threshold.is_some() {
+            for &doc in contenders.iter().filter(|doc| scores.of(**doc) > 0.0) {
+                best.offer(Candidate::new(at, doc, scores.of(doc), segment.ids));
+            }
+        } else {
+            scores.offer(at, segment, &mut best, least - rounding);
+        }
+        scores.clear(len);
     }
     found.candidates = best.into_sorted();
     found
 }
 
+/// Scores that `k` documents have at least, so far and in the end, `best` being those of the segments before: what is
+/// `left` of the question is looked up for those that are ahead so far. `least_yet` is what `k` are known to have so far.
+fn ahead<'a>(
+    best: &Best,
+    scores: &Scores,
+    at: u32,
+    segment: &WordsView<'_>,
+    left: impl Iterator<Item = (&'a Term, &'a Postings<'a>)>,
+    saturation: Saturation,
+    least_yet: f32,
+) -> (f32, f32) {
+    let mut ahead = best.clone();
+    scores.offer(at, segment, &mut ahead, least_yet);
+    let least_yet = ahead.threshold();
+    let mut ahead: Vec<Candidate> = ahead.into_sorted();
+    ahead.retain(|candidate| candidate.segment == at);
+    ahead.sort_unstable_by_key(|candidate| candidate.doc);
+    let docs: Vec<u32> = ahead.iter().map(|candidate| candidate.doc).collect();
+    let (mut chosen, mut parts) = (Vec::with_capacity(docs.len()), vec![0.0; docs.len()]);
+    for (term, postings) in left {
+        postings.of_docs(&docs, &mut chosen);
+        let parts = &mut parts[..chosen.len()];
+        saturation.parts(&chosen, &segment.words.lengths, term.weight, parts);
+        let mut places = ahead.iter_mut();
+        for (part, posting) in parts.iter().zip(&chosen) {
+            let place = places.find(|candidate| candidate.doc == posting >> FREQUENCY_BITS);
+            if let Some(candidate) = place {
+                candidate.score += part;
+            }
+        }
+    }
+    let mut complete = best.clone();
+    ahead.into_iter().for_each(|candidate| complete.offer(candidate));
+    (least_yet, complete.threshold())
+}
+
+/// Where a segment's documents have a term, or any of several that count as one.
+enum Postings<'a> {
+    One(&'a [u32]),
+    Union(Vec<&'a [u32]>),
+}
+
+impl Postings<'_> {
+    /// How many lists there are.
+    fn lists(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Union(lists) => lists.len(),
+        }
+    }
+
+    /// Of all lists together.
+    fn len(&self) -> usize {
+        match self {
+            Self::One(postings) => postings.len(),
+            Self::Union(lists) => lists.iter().map(|postings| postings.len()).sum(),
+        }
+    }
+
+    /// All of them, as of one term; `docs` is the number of documents. `space` may be used.
+    fn all<'a>(&'a self, docs: usize, space: &'a mut Vec<u32>) -> &'a [u32] {
+        match self {
+            Self::One(postings) => postings,
+            Self::Union(lists) if lists.len() < 2 => lists.first().copied().unwrap_or_default(),
+            Self::Union(lists) => {
+                // 65 terms at most, of 255 at most.
+                let mut frequencies = vec![0_u16; docs];
+                for posting in lists.iter().copied().flatten() {
+                    frequencies[(posting >> FREQUENCY_BITS) as usize] += (posting & FREQUENCY_MAX) as u16;
+                }
+                space.clear();
+                let found = frequencies.into_iter().zip(0_u32..).filter(|(frequency, _)| *frequency > 0);
+                let posting = |(frequency, doc)| doc << FREQUENCY_BITS | u32::from(frequency).min(FREQUENCY_MAX);
+                space.extend(found.map(posting));
+                space
+            }
+        }
+    }
+
+    /// Puts those of `docs` in `chosen`; both ascend.
+    fn of_docs(&self, docs: &[u32], chosen: &mut Vec<u32>) {
+        chosen.clear();
+        match self {
+            Self::One(postings) => {
+                let mut rest = *postings;
+                chosen.extend(docs.iter().filter_map(|doc| look_up(&mut rest, *doc)));
+            }
+            Self::Union(lists) => {
+                chosen.extend(docs.iter().map(|doc| doc << FREQUENCY_BITS));
+                for postings in lists {
+                    let mut rest = *postings;
+                    for sum in &mut *chosen {
+                        let frequency = look_up(&mut rest, *sum >> FREQUENCY_BITS).unwrap_or(0) & FREQUENCY_MAX;
+                        *sum += frequency.min(FREQUENCY_MAX - (*sum & FREQUENCY_MAX));
+                    }
+                }
+                chosen.retain(|sum| sum & FREQUENCY_MAX > 0);
+            }
+        }
+    }
+}
+
+/// How many scores are looked through in the time that it takes to read a posting.
+const SWEPT: usize = 16;
+/// How many postings are read in the time that it takes to look one up far from the one before.
+const FAR_LOOK_UP_COST: usize = 100;
+/// It is worth to look for contenders when less than this share of the question is left, and again when less than this
+/// share of that is.
+const WORTH_SHARE: f32 = 0.4;
 /// How many postings are read in the time that it takes to look one up.
 const LOOK_UP_COST: usize = 16;
-
-/// Puts in `chosen` those of `postings` that are of `contenders`; both ascend.
-fn choose(contenders: &[u32], mut postings: &[u32], chosen: &mut Vec<u32>) {
-    chosen.clear();
-    chosen.extend(contenders.iter().filter_map(|doc| look_up(&mut postings, *doc)));
-}
 
 /// The posting of `doc`, if it is among `postings`, which ascend; leaves in `postings` what comes from there on.
 fn look_up(postings: &mut &[u32], doc: u32) -> Option<u32> {
@@ -656,21 +770,21 @@ const SHORTENED_CHARS_MIN: usize = 3;
 
 /// The last word of a question, while it is typed: it stands for the terms that begin with it, of them the most frequent
 /// ones, and for what it means as a whole word. They count as one term: a document has it as often as all of them
-/// together, and its frequency is the number of documents that have any.
+/// together, and so it is as frequent as all of them are, though not more than in every document.
 ///
 /// A word may be longer than its stem is: `replicati` begins no term, where `replication` gives `replic`. So if a
 /// language's word finds nothing, the longest term that it begins with stands in.
-struct Unfinished {
-    /// Live documents that have it, of all segments.
+struct Unfinished<'a> {
+    /// What it stands for.
+    terms: Vec<&'a str>,
+    /// Live documents with each term, all together.
     frequency: u64,
-    /// By segment, as of one term.
-    postings: Vec<Vec<u32>>,
 }
 
-impl Unfinished {
+impl<'a> Unfinished<'a> {
     /// `form`: as typed, in lower case. `term`: what the word is if it is whole.
-    fn find(analyzer: Analyzer, segments: &[WordsView<'_>], form: &str, term: &str) -> Self {
-        let mut known: Vec<(&str, u64)> = Vec::new();
+    fn find(analyzer: Analyzer, segments: &[WordsView<'a>], form: &'a str, term: &'a str) -> Self {
+        let mut known: Vec<(&'a str, u64)> = Vec::new();
         for segment in segments {
             let live = segment.words.starting_with(form).map(|id| (id, segment.counts.frequencies[id as usize]));
             known.extend(
@@ -700,13 +814,8 @@ impl Unfinished {
             terms.extend(ends.map(|end| &form[..end]).filter(|term| is_known(term)).last());
         }
 
-        let postings: Vec<Vec<u32>> = segments.iter().map(|segment| segment.words.union(&terms)).collect();
-        let alive = |(segment, postings): (&WordsView<'_>, &Vec<u32>)| match segment.alive {
-            None => postings.len(),
-            Some(alive) => postings.iter().filter(|&&posting| alive.get(posting >> FREQUENCY_BITS)).count(),
-        };
-        let frequency = segments.iter().zip(&postings).map(|pair| alive(pair) as u64).sum();
-        Self { frequency, postings }
+        let frequency = |term: &&str| segments.iter().map(|segment| segment.frequency(term)).sum::<u64>();
+        Self { frequency: terms.iter().map(frequency).sum(), terms }
     }
 }
 
@@ -777,6 +886,14 @@ impl Saturation {
         let average = (length as f64 / docs as f64).max(1.0);
         Self { base: K1 * (1.0 - B), slope: (f64::from(K1 * B) / average) as f32 }
     }
+
+    /// Writes the part of a term's weight that each posting's document has.
+    fn parts(self, postings: &[u32], lengths: &[u32], weight: f32, parts: &mut [f32]) {
+        for (part, posting) in parts.iter_mut().zip(postings) {
+            *part = lengths[(posting >> FREQUENCY_BITS) as usize] as f32;
+        }
+        kernels::saturate(postings, weight, self.base, self.slope, parts);
+    }
 }
 
 /// Scores of a segment's documents, as terms add to them.
@@ -784,15 +901,12 @@ impl Saturation {
 struct Scores {
     /// Score by document, 0 between searches.
     of: Vec<f32>,
-    /// Which blocks of `of` are not all 0.
-    touched: Vec<bool>,
 }
 
 impl Scores {
     fn make_room(&mut self, docs: usize) {
         if self.of.len() < docs {
-            self.of.resize(docs.next_multiple_of(BLOCK), 0.0);
-            self.touched.resize(docs.div_ceil(BLOCK), false);
+            self.of.resize(docs, 0.0);
         }
     }
 
@@ -806,52 +920,53 @@ impl Scores {
         let mut parts = [0.0_f32; 128];
         for postings in postings.chunks(parts.len()) {
             let parts = &mut parts[..postings.len()];
-            for (part, &posting) in parts.iter_mut().zip(postings) {
-                *part = lengths[(posting >> FREQUENCY_BITS) as usize] as f32;
-            }
-            kernels::saturate(postings, weight, saturation.base, saturation.slope, parts);
+            saturation.parts(postings, lengths, weight, parts);
             for (&part, &posting) in parts.iter().zip(postings) {
-                let doc = (posting >> FREQUENCY_BITS) as usize;
-                self.of[doc] += part;
-                self.touched[doc / BLOCK] = true;
+                self.of[(posting >> FREQUENCY_BITS) as usize] += part;
             }
         }
     }
 
-    /// Calls `found` with each live document whose score is above 0 and at least the threshold, which `found` may
-    /// raise.
-    fn each_at_least(&self, mut threshold: f32, live: Option<&Bits>, mut found: impl FnMut(u32, &mut f32)) {
+    /// Calls `found` with each live one of `docs` documents whose score is above 0 and at least the threshold, which
+    /// `found` may raise.
+    fn each_at_least(
+        &self,
+        docs: usize,
+        mut threshold: f32,
+        live: Option<&Bits>,
+        mut found: impl FnMut(u32, &mut f32),
+    ) {
         threshold = threshold.max(f32::MIN_POSITIVE);
-        for (block, _) in self.touched.iter().enumerate().filter(|(_, touched)| **touched) {
-            let live = live.map_or(u64::MAX, |live| live.words()[block]);
-            let (groups, _) = self.of[block * BLOCK..][..BLOCK].as_chunks::<16>();
-            for (group, scores) in groups.iter().enumerate() {
-                // All of them at once: few groups have one.
-                if scores.iter().fold(false, |any, &score| any | (score >= threshold)) {
-                    for (at, &score) in scores.iter().enumerate() {
-                        let bit = group * 16 + at;
-                        if score >= threshold && live >> bit & 1 == 1 {
-                            found((block * BLOCK + bit) as u32, &mut threshold);
-                        }
+        // In stretches, since the threshold rises most at first.
+        let mut are = [0_u8; 1_024];
+        for (first, scores) in (0_u32..).step_by(are.len()).zip(self.of[..docs].chunks(are.len())) {
+            let (these, others) = are.split_at_mut(scores.len());
+            kernels::are_at_least(scores, threshold, these);
+            others.fill(0);
+            // Eight of them at once: few are.
+            let eights = are.as_chunks::<8>().0.iter().map(|eight| u64::from_le_bytes(*eight));
+            for (first, mut eight) in (first..).step_by(8).zip(eights) {
+                while eight != 0 {
+                    let doc = first + eight.trailing_zeros() / 8;
+                    eight &= eight - 1;
+                    if self.of(doc) >= threshold && live.is_none_or(|live| live.get(doc)) {
+                        found(doc, &mut threshold);
                     }
                 }
             }
         }
     }
 
-    /// Offers all live documents with a score.
-    fn offer(&self, at: u32, segment: &WordsView<'_>, best: &mut Best) {
-        self.each_at_least(best.threshold(), segment.live, |doc, threshold| {
+    /// Offers all live documents whose score is above 0 and at least `least`.
+    fn offer(&self, at: u32, segment: &WordsView<'_>, best: &mut Best, least: f32) {
+        self.each_at_least(segment.words.len(), best.threshold().max(least), segment.live, |doc, threshold| {
             best.offer(Candidate::new(at, doc, self.of(doc), segment.ids));
             *threshold = threshold.max(best.threshold());
         });
     }
 
-    fn clear(&mut self) {
-        for (block, touched) in self.touched.iter_mut().enumerate().filter(|(_, touched)| **touched) {
-            *touched = false;
-            self.of[block * BLOCK..][..BLOCK].fill(0.0);
-        }
+    fn clear(&mut self, docs: usize) {
+        self.of[..docs].fill(0.0);
     }
 }
 
@@ -933,6 +1048,7 @@ mod tests {
         let average = (docs.iter().map(|doc| u64::from(doc.length)).sum::<u64>() as f64 / count as f64).max(1.0);
         let mut asked = Vec::new();
         ANALYZER.terms(question, &mut |term| asked.push(term.to_owned()));
+        let mut unfinished = None;
         if is_prefix && let Some(last) = question.split(' ').next_back().filter(|last| !last.is_empty()) {
             // The whole identifier is the first of its terms.
             let terms_of = |analyzer: Analyzer, text: &str| {
@@ -957,6 +1073,8 @@ mod tests {
                 let shorter = (3..form.len()).rev().map(|end| form[..end].to_owned());
                 expanded.extend(shorter.into_iter().find(|term| known.contains_key(term)));
             }
+            let together = expanded.iter().map(|term| known.get(term).copied().unwrap_or(0)).sum::<i64>();
+            unfinished = Some((form.clone() + "\u{1}", together as f64));
             // A term of its own, right behind the one of that name.
             asked[whole_at] = form + "\u{1}";
             for doc in &mut docs {
@@ -973,6 +1091,10 @@ mod tests {
             .into_iter()
             .map(|(term, times)| {
                 let with = docs.iter().filter(|doc| doc.frequencies.contains_key(&term)).count() as f64;
+                let with = match &unfinished {
+                    Some((form, together)) if *form == term => together.min(count as f64),
+                    _ => with,
+                };
                 let weight = times * ((count as f64 - with + 0.5) / (with + 0.5)).ln_1p() as f32;
                 (weight, term)
             })
@@ -1026,12 +1148,11 @@ mod tests {
         let views: Vec<WordsView<'_>> = words
             .iter()
             .zip(&counts)
-            .zip(segments.iter().zip(&live))
-            .map(|((words, counts), (segment, live))| {
+            .zip(&live)
+            .map(|((words, counts), live)| {
                 let some = |bits: &'_ Bits| bits.count() < words.len();
-                let (alive, live) =
-                    (Some(&segment.alive).filter(|bits| some(bits)), Some(live).filter(|bits| some(bits)));
-                WordsView { words, counts, alive, live, ids: &ids }
+                let live = Some(live).filter(|bits| some(bits));
+                WordsView { words, counts, live, ids: &ids }
             })
             .collect();
         for (question, is_prefix) in questions.iter().flat_map(|question| [(question, false), (question, true)]) {
@@ -1105,18 +1226,32 @@ mod tests {
         terms.dedup();
         let all: usize = terms.iter().filter_map(|term| words.find(term)).map(|id| words.postings(id).len()).sum();
         for live in [None, Some(&few)] {
-            let found = search(
-                ANALYZER,
-                &[WordsView { words: &words, counts: &counts, alive: None, live, ids: &ids }],
-                question,
-                false,
-                10,
-            );
+            let found =
+                search(ANALYZER, &[WordsView { words: &words, counts: &counts, live, ids: &ids }], question, false, 10);
             assert!((found.postings as usize) < all / 2, "{} of {all}", found.postings);
         }
         let segment = |kept| Segment { texts: texts.clone(), alive: Bits::ones(texts.len()), kept };
         check(&[segment(None)], &[question.to_owned()]);
         check(&[segment(Some(few))], &[question.to_owned()]);
+    }
+
+    #[test]
+    fn those_ahead_are_known_before_common_words_are_read() {
+        let rng = &mut StdRng::seed_from_u64(7);
+        let segment = || {
+            let texts = texts(rng, 1_500);
+            let alive = Bits::ones(texts.len());
+            Segment { texts, alive, kept: None }
+        };
+        let segments: Vec<Segment> = std::iter::repeat_with(segment).take(2).collect();
+        let questions = ["max_w30 the words wordbs wor", "wordbs wordcs wordds wordes the", "max_w25 max_w10 the wo"];
+        check(&segments, &questions.map(str::to_owned));
+        let words = build(&segments[0].texts);
+        let counts = WordsLive::all(&words);
+        let view = WordsView { words: &words, counts: &counts, live: None, ids: &ids() };
+        let found = search(ANALYZER, &[view], "wordbs wordcs wordds wordes the", false, 1);
+        let common = words.list("the").len();
+        assert!((found.postings as usize) < common, "{} where one term has {common}", found.postings);
     }
 
     #[test]
@@ -1128,10 +1263,8 @@ mod tests {
         let survivors: Vec<Text> = alive.iter_ones().map(|doc| texts[doc as usize].clone()).collect();
         let ids = ids();
         let scores = |segments: &[(&Words, &WordsLive, Option<&Bits>)]| {
-            let views: Vec<WordsView<'_>> = segments
-                .iter()
-                .map(|&(words, counts, live)| WordsView { words, counts, alive: live, live, ids: &ids })
-                .collect();
+            let views: Vec<WordsView<'_>> =
+                segments.iter().map(|&(words, counts, live)| WordsView { words, counts, live, ids: &ids }).collect();
             let found = search(ANALYZER, &views, &question, false, 1_000);
             (found.ceiling, found.candidates.iter().map(|candidate| candidate.score).collect::<Vec<_>>())
         };
@@ -1190,7 +1323,7 @@ mod tests {
         let counts = WordsLive::all(&words);
         let found = search(
             ANALYZER,
-            &[WordsView { words: &words, counts: &counts, alive: None, live: None, ids: &ids() }],
+            &[WordsView { words: &words, counts: &counts, live: None, ids: &ids() }],
             "Vacuuming",
             false,
             10,
@@ -1256,7 +1389,7 @@ mod tests {
             ["replication", "replicas", "replace", "the replica set", "repairs of pg_stat_activity", "xa xb xc"];
         let words = build(&texts.map(|text| ["", "", text].map(str::to_owned)));
         let counts = WordsLive::all(&words);
-        let view = WordsView { words: &words, counts: &counts, alive: None, live: None, ids: &ids() };
+        let view = WordsView { words: &words, counts: &counts, live: None, ids: &ids() };
         let docs = |question: &str| {
             let found = search(ANALYZER, &[view], question, true, 10);
             let mut docs: Vec<u32> = found.candidates.iter().map(|candidate| candidate.doc).collect();
@@ -1277,7 +1410,10 @@ mod tests {
         let found = search(ANALYZER, &[view], "x", true, 10);
         assert_eq!((found.terms, found.postings, found.candidates.len()), (1, 1, 1));
         let single = search(ANALYZER, &[view], "xa", false, 10);
-        assert!(found.candidates[0].score > single.candidates[0].score, "three occurrences of one term");
+        let share = |found: &Found| found.candidates[0].score / found.ceiling;
+        assert!(share(&found) > share(&single), "three occurrences of one term");
+        // As frequent as its terms are together: in three of six documents.
+        assert_eq!(found.ceiling, inverse_frequency(6, 3));
     }
 
     #[test]
@@ -1290,7 +1426,7 @@ mod tests {
         let words = build(&texts);
         let counts = WordsLive::all(&words);
         let ids = ids();
-        let view = WordsView { words: &words, counts: &counts, alive: None, live: None, ids: &ids };
+        let view = WordsView { words: &words, counts: &counts, live: None, ids: &ids };
         let found = search(ANALYZER, &[view], "x", true, 1_000);
         assert_eq!(found.candidates.len(), 2 * EXPANSIONS_MAX);
         assert!(found.candidates.iter().all(|candidate| ![0, count as u32 - 1].contains(&candidate.doc)));
@@ -1300,14 +1436,14 @@ mod tests {
     fn nothing_is_found_in_nothing() {
         let none = build(&[]);
         let counts = WordsLive::all(&none);
-        let view = WordsView { words: &none, counts: &counts, alive: None, live: None, ids: &[] };
+        let view = WordsView { words: &none, counts: &counts, live: None, ids: &[] };
         assert!(search(ANALYZER, &[], "word", true, 5).candidates.is_empty());
         assert!(search(ANALYZER, &[view], "word", true, 5).candidates.is_empty());
         // All dead: no average to divide by.
         let words = build(&[["", "", "word"].map(str::to_owned)]);
         let dead = Bits::zeros(1);
         let counts = WordsLive::recount(&words, &dead);
-        let view = WordsView { words: &words, counts: &counts, alive: Some(&dead), live: Some(&dead), ids: &[[0; 16]] };
+        let view = WordsView { words: &words, counts: &counts, live: Some(&dead), ids: &[[0; 16]] };
         assert!(search(ANALYZER, &[view], "word", true, 5).candidates.is_empty());
     }
 
