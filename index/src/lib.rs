@@ -22,6 +22,7 @@ mod segment;
 mod signs;
 mod snapshot;
 mod strings;
+mod terms;
 mod vectors;
 mod words;
 
