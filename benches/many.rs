@@ -10,7 +10,7 @@ use std::{
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::json;
-use tertulia_index::{Analyzer, Batch, Chunk, Fusion, Index, Mode, Query, Settings};
+use tertulia_index::{Analyzer, Batch, Chunk, Fusion, Index, Mode, Options, Query, Settings};
 use uuid::Uuid;
 
 /// The one that the server has.
@@ -87,6 +87,7 @@ fn search(indexes: &[Index], random: &mut StdRng) {
                 prefix: false,
                 filter: None,
                 fusion: Fusion::default(),
+                options: Options::default(),
                 explain: false,
             };
             let started = Instant::now();

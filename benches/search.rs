@@ -8,7 +8,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tertulia::knowledge::extract::{self, MediaType};
-use tertulia_index::{Analyzer, Batch, Fusion, Index, Mode, Query, Settings};
+use tertulia_index::{Analyzer, Batch, Fusion, Index, Mode, Options, Query, Settings};
 
 fn search(criterion: &mut Criterion) {
     let encoder = corpus::encoder();
@@ -31,6 +31,7 @@ fn search(criterion: &mut Criterion) {
             mode: Mode::Keyword,
             filter: None,
             fusion: Fusion::default(),
+            options: Options::default(),
             explain: false,
         };
         black_box(index.search(&query).expect("an answer"));
@@ -62,6 +63,7 @@ fn search(criterion: &mut Criterion) {
                     mode,
                     filter: None,
                     fusion: Fusion::default(),
+                    options: Options::default(),
                     explain: false,
                 };
                 index.search(black_box(&query)).expect("an answer")

@@ -14,7 +14,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use tertulia_index::{Chunk, Fusion, Index, Mode, Query, Settings};
+use tertulia_index::{Chunk, Fusion, Index, Mode, Options, Query, Settings};
 
 /// The server's own allocator.
 #[global_allocator]
@@ -88,6 +88,7 @@ fn query<'a>(mode: Mode, text: &'a str, embedding: &'a [f32], top_k: usize) -> Q
         prefix: false,
         filter: None,
         fusion: Fusion::default(),
+        options: Options::default(),
         explain: false,
     }
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    Analyzer, Batch, Chunk, Filter, Fusion, Index, Mode, Query, Settings,
+    Analyzer, Batch, Chunk, Filter, Fusion, Index, Mode, Options, Query, Settings,
     index::{Part, View},
     sections::SectionWriter,
     segment::Segment,
@@ -62,6 +62,7 @@ fn ask(index: &Index, filter: Option<&Filter>) {
             mode,
             filter,
             fusion: Fusion::default(),
+            options: Options::default(),
             explain: true,
         };
         if let Ok(answer) = index.search(&query) {

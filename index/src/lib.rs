@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 mod analyze;
+pub mod answer;
 mod bits;
 mod chunk;
 mod columns;
@@ -12,6 +13,7 @@ pub mod fuse;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod highlight;
 mod index;
 mod kernels;
 mod payload;
@@ -27,14 +29,16 @@ mod vectors;
 mod words;
 
 pub use analyze::Analyzer;
+pub use answer::{Options, Recency};
 pub use chunk::{Batch, Chunk};
 pub use encoder::{Encoder, EncoderError};
 pub use filter::{FILTER_DEPTH_MAX, FILTER_LEAVES_MAX, FILTER_VALUES_MAX, Filter, FilterError};
 pub use fuse::Fusion;
+pub use highlight::Highlighter;
 pub use index::{ApplyError, Index, Settings};
 pub use question::{CONDITIONS_MAX, Question};
 pub use search::{
-    Answer, AnswerExplain, FilterExplain, FusionExplain, Hit, HitExplain, KeywordExplain, LIST_LEN_MIN, ListPlace,
-    Mode, Query, SearchError, SemanticExplain, Timings,
+    Answer, AnswerExplain, FilterExplain, FilterWay, FusionExplain, Hit, HitExplain, KeywordExplain, LIST_LEN_MIN,
+    ListPlace, Mode, Neighbour, Query, SearchError, SemanticExplain, Timings,
 };
 pub use snapshot::{RestoreError, SnapshotError, verify_snapshot};

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,15 +14,18 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::{
+    answer::{self, Options, Ranked, Scale},
     bits::{Bits, Candidate},
     filter::Filter,
-    fuse::{self, Fusion},
+    fuse::Fusion,
+    highlight::Highlighter,
     index::{Part, Settings, View},
+    kernels,
     payload::Row,
     question::{Conditions, Fitting, Question},
     segment::{Segment, unit},
-    vectors::{self, VectorsView, Visited},
-    words::{self, Found, WordsView},
+    vectors::{self, Vectors, VectorsView, Visited},
+    words::{self, WordsView},
 };
 
 /// Shortest list that is fused: below it, the ranks of the other list say too little about a chunk.
@@ -47,6 +51,9 @@ pub struct Query<'a> {
     pub filter: Option<&'a Filter>,
     /// How the two lists become one in [`Mode::Hybrid`].
     pub fusion: Fusion,
+    /// What else is wanted. If there are `top_k` hits that fit, `top_k` come back: lists become longer until they hold
+    /// them.
+    pub options: Options<'a>,
     /// Whether to say how each hit was found.
     pub explain: bool,
 }
@@ -68,7 +75,7 @@ pub enum Mode {
 pub struct Answer {
     /// Everything up to this version was searched, and nothing past it.
     pub version: u64,
-    /// Best first, ties by chunk id.
+    /// Best first by relevance, ties by chunk id. In hybrid mode, by recency and by diversity, scores need not fall.
     pub hits: Vec<Hit>,
     /// Where the time went.
     pub timings: Timings,
@@ -96,12 +103,42 @@ pub struct Timings {
 pub struct Hit {
     segment: Arc<Segment>,
     doc: u32,
-    /// 0 to 1, higher is better. Semantic: the cosine, 0 if it is negative. Keyword: the share of the question that the
-    /// chunk covers, that is, BM25 by what none can reach. Hybrid: the share of the best possible fused rank, so 1 is
-    /// first in both lists.
+    /// 0 to 1, higher is better, and the same whatever else was found. Semantic: the cosine, 0 if it is negative. Keyword:
+    /// the share of the question that the chunk covers, that is, BM25 by what none can reach. Hybrid: the mean of both,
+    /// weighted as the lists are. Times [`Recency::weight`](crate::Recency::weight), if it was asked.
     pub score: f32,
+    /// Chunks of the document just before it, in order, if they were asked for and may be found.
+    pub before: Vec<Neighbour>,
+    /// Those just after it.
+    pub after: Vec<Neighbour>,
+    /// Where in the content the question's words are, if it was asked: see [`Highlighter::ranges`].
+    pub highlights: Option<Vec<Range<u32>>>,
     /// How it was found, if it was asked.
     pub explain: Option<HitExplain>,
+}
+
+/// A chunk that stands next to a hit in its document.
+#[derive(Debug, Clone)]
+pub struct Neighbour {
+    segment: Arc<Segment>,
+    doc: u32,
+}
+
+impl Neighbour {
+    /// The chunk's id.
+    pub fn chunk_id(&self) -> Uuid {
+        self.segment.payload.row(self.doc).id
+    }
+
+    /// Place among the document's chunks, from 0.
+    pub fn ordinal(&self) -> u32 {
+        self.segment.payload.row(self.doc).ordinal
+    }
+
+    /// The text.
+    pub fn content(&self) -> &str {
+        self.segment.payload.row(self.doc).content
+    }
 }
 
 impl Hit {
@@ -158,18 +195,24 @@ impl Hit {
 /// How a hit was found.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct HitExplain {
-    /// Its place in the semantic list; none if it was not in the list.
+    /// What orders: the fused rank by the best possible one, or the score of the only list; before recency.
+    pub relevance: f32,
+    /// What recency makes of score and relevance, if it was asked.
+    pub recency: Option<f32>,
+    /// What the semantic list says of it, if it was asked.
     pub semantic: Option<ListPlace>,
-    /// Its place in the keyword list; none if it was not in the list.
+    /// What the keyword list says of it, if it was asked.
     pub keyword: Option<ListPlace>,
 }
 
-/// A place in a list.
+/// A place in a list, or what it would be measured by there.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ListPlace {
-    /// From 1.
-    pub rank: usize,
+    /// From 1; none if it is not in the list.
+    pub rank: Option<usize>,
     /// The list's own measure: the cosine, or BM25.
+    pub raw: f32,
+    /// 0 to 1.
     pub score: f32,
 }
 
@@ -184,6 +227,8 @@ pub struct AnswerExplain {
     pub chunks: usize,
     /// Segments that they are spread over.
     pub segments: usize,
+    /// How often lists were made, each time longer, until they held enough.
+    pub rounds: usize,
     /// What the filter kept, if there is one.
     pub filter: Option<FilterExplain>,
     /// The semantic list, if it was asked.
@@ -203,11 +248,29 @@ pub struct FusionExplain {
     pub keyword_weight: f32,
 }
 
-/// What a filter kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// What a filter kept, and how that was searched.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct FilterExplain {
     /// Chunks that pass.
     pub matches: usize,
+    /// Of all chunks, 0 to 1.
+    pub share: f32,
+    /// What looked at them first.
+    pub way: FilterWay,
+}
+
+/// What looked first at the chunks that pass a filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FilterWay {
+    /// Nothing: none passes, or none was wanted.
+    None,
+    /// The lists of words.
+    Words,
+    /// A scan of their 8-bit codes, since they or their segments are few.
+    Scan,
+    /// An estimate by codes of one bit a component, in at least one segment.
+    Estimate,
 }
 
 /// How the semantic list was made.
@@ -247,6 +310,14 @@ pub enum SearchError {
         /// Keys that there are, ascending, 20 at most.
         known: Vec<String>,
     },
+    /// The key of [`Options::recency`] is in no live chunk's metadata.
+    #[error("no chunk has the metadata key \"{key}\"; there are: {}", known.join(", "))]
+    UnknownRecencyKey {
+        /// The key.
+        key: String,
+        /// Keys that there are, ascending, 20 at most.
+        known: Vec<String>,
+    },
     /// The mode needs an embedding of the question.
     #[error("this mode needs the question's embedding")]
     NoEmbedding,
@@ -269,6 +340,12 @@ pub(crate) fn search(settings: &Settings, view: &View, query: &Query<'_>) -> Res
         Mode::Keyword => None,
         Mode::Semantic | Mode::Hybrid => Some(query_direction(settings, query.embedding)?),
     };
+    let options = &query.options;
+    if let Some(recency) = &options.recency
+        && !is_known(recency.key, view)
+    {
+        return Err(SearchError::UnknownRecencyKey { key: recency.key.to_owned(), known: known_keys(view) });
+    }
     let mut timings = Timings::default();
     let kept = match query.filter {
         Some(filter) => Some(timed(&mut timings.filter, || kept_by(filter, view))?),
@@ -278,51 +355,29 @@ pub(crate) fn search(settings: &Settings, view: &View, query: &Query<'_>) -> Res
         Mode::Semantic => Question::plain(query.text),
         Mode::Keyword | Mode::Hybrid => Question::parse(query.text),
     };
-    let mut demands = Conditions::of(&question, settings.analyzer)
-        .map(|conditions| timed(&mut timings.words, || Demands::of(conditions, view, kept.as_deref())));
-    let list_len = match query.mode {
-        Mode::Hybrid => query.top_k.saturating_mul(2).max(LIST_LEN_MIN),
-        Mode::Semantic | Mode::Keyword => query.top_k,
+    let shown: Vec<Option<&Bits>> = match &kept {
+        Some(kept) => kept.iter().map(Some).collect(),
+        None => view.parts.iter().map(Part::live).collect(),
     };
-    let mut visited = Visited::default();
-    let semantic = embedding.map(|embedding| {
-        timed(&mut timings.vectors, || {
-            listed(view, kept.as_deref(), demands.as_mut(), list_len, |live, k| {
-                let views = zip_parts(view, live, |part, live| VectorsView {
-                    vectors: &part.segment.vectors,
-                    live,
-                    ids: part.segment.payload.ids(),
-                });
-                vectors::search(&views, &embedding, k, &mut visited)
-            })
-        })
-    });
-    let keyword = (query.mode != Mode::Semantic).then(|| {
-        timed(&mut timings.words, || {
-            let mut found = Found::default();
-            found.candidates = listed(view, kept.as_deref(), demands.as_mut(), list_len, |live, k| {
-                let views = zip_parts(view, live, |part, live| WordsView {
-                    words: &part.segment.words,
-                    counts: part.words_live(),
-                    live,
-                    ids: part.segment.payload.ids(),
-                });
-                found = words::search(settings.analyzer, &views, question.words(), query.prefix, k);
-                std::mem::take(&mut found.candidates)
-            });
-            found
-        })
-    });
+    let mut demands = Conditions::of(&question, settings.analyzer)
+        .map(|conditions| timed(&mut timings.words, || Demands::of(conditions, view, &shown)));
+    let asked =
+        Asked { settings, view, query, words: question.words(), embedding: embedding.as_deref(), shown: &shown };
 
-    let hits = timed(&mut timings.fuse, || {
-        let lists = Lists {
-            semantic: semantic.as_deref().unwrap_or_default(),
-            keyword: keyword.as_ref().map_or(&[], |found| &found.candidates),
-            keyword_ceiling: keyword.as_ref().map_or(0.0, |found| found.ceiling),
-        };
-        let best = lists.ranked(query).into_iter().take(query.top_k);
-        best.map(|(place, score)| lists.hit(view, query, place, score)).collect()
-    });
+    let mut visited = Visited::default();
+    let (mut depth, mut rounds, mut postings) = (options.depth(query.mode, query.top_k), 0, 0);
+    let (lists, chosen) = loop {
+        rounds += 1;
+        let lists = asked.lists(depth, demands.as_mut(), &mut visited, &mut timings);
+        postings += lists.postings;
+        let chosen = timed(&mut timings.fuse, || asked.choose(&lists));
+        let reach = answer::reach(&lists.semantic, &lists.keyword, depth, &lists.scale);
+        if chosen.len() >= query.top_k || reach.is_none_or(|reach| reach < options.min_score) {
+            break (lists, chosen);
+        }
+        depth = Options::deeper(depth);
+    };
+    let hits = timed(&mut timings.fuse, || asked.hits(&lists, chosen));
     let explain = query.explain.then(|| AnswerExplain {
         mode: query.mode,
         fusion: (query.mode == Mode::Hybrid).then_some(FusionExplain {
@@ -332,63 +387,247 @@ pub(crate) fn search(settings: &Settings, view: &View, query: &Query<'_>) -> Res
         }),
         chunks: view.len,
         segments: view.parts.len(),
-        filter: kept.as_ref().map(|kept| FilterExplain { matches: kept.iter().map(Bits::count).sum() }),
-        semantic: semantic.as_ref().map(|list| SemanticExplain {
-            listed: list.len(),
+        rounds,
+        filter: kept.as_ref().map(|kept| {
+            let matches = kept.iter().map(Bits::count).sum();
+            FilterExplain {
+                matches,
+                share: if view.len > 0 { matches as f32 / view.len as f32 } else { 0.0 },
+                way: match (query.mode, visited) {
+                    _ if matches == 0 || query.top_k == 0 => FilterWay::None,
+                    (Mode::Keyword, _) => FilterWay::Words,
+                    (_, Visited { estimated: 0, .. }) => FilterWay::Scan,
+                    _ => FilterWay::Estimate,
+                },
+            }
+        }),
+        semantic: embedding.is_some().then_some(SemanticExplain {
+            listed: lists.semantic.len(),
             estimated: visited.estimated,
             scanned: visited.scanned,
             rescored: visited.rescored,
         }),
-        keyword: keyword.as_ref().map(|found| KeywordExplain {
-            listed: found.candidates.len(),
-            terms: found.terms,
-            postings: found.postings,
-            ceiling: found.ceiling,
+        keyword: (query.mode != Mode::Semantic).then_some(KeywordExplain {
+            listed: lists.keyword.len(),
+            terms: lists.terms,
+            postings,
+            ceiling: lists.scale.keyword_ceiling,
         }),
     });
     Ok(Answer { version: view.version, hits, timings, explain })
 }
 
-/// What the two searches found, best first; empty for one that was not made.
-struct Lists<'a> {
-    semantic: &'a [Candidate],
-    keyword: &'a [Candidate],
-    keyword_ceiling: f32,
+/// A query, and what it is asked of.
+struct Asked<'a> {
+    settings: &'a Settings,
+    view: &'a View,
+    query: &'a Query<'a>,
+    /// What ranks of the question.
+    words: &'a str,
+    /// At unit length; none in [`Mode::Keyword`].
+    embedding: Option<&'a [f32]>,
+    /// For each part the documents that the filter keeps, which may stand beside what is found; all if `None`.
+    shown: &'a [Option<&'a Bits>],
 }
 
-impl Lists<'_> {
-    /// Both lists as one, best first, with scores from 0 to 1.
-    fn ranked(&self, query: &Query<'_>) -> Vec<(Candidate, f32)> {
-        let Self { semantic, keyword, keyword_ceiling } = self;
-        match query.mode {
-            Mode::Semantic => semantic.iter().map(|place| (*place, place.score.clamp(0.0, 1.0))).collect(),
-            Mode::Keyword => keyword.iter().map(|place| (*place, (place.score / keyword_ceiling).min(1.0))).collect(),
-            Mode::Hybrid => {
-                let ids = |list: &[Candidate]| list.iter().map(|place| place.id).collect::<Vec<_>>();
-                let fused = fuse::reciprocal_rank(&ids(semantic), &ids(keyword), &query.fusion);
-                let places: HashMap<u128, Candidate, foldhash::fast::RandomState> =
-                    semantic.iter().chain(*keyword).map(|place| (place.id, *place)).collect();
-                fused.into_iter().map(|(id, score)| (places[&id], score)).collect()
+/// A chunk's place. Ordered by its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Place {
+    id: u128,
+    segment: u32,
+    doc: u32,
+}
+
+/// What the two searches found, best first; empty for one that was not made.
+struct Lists {
+    semantic: Vec<(Place, f32)>,
+    keyword: Vec<(Place, f32)>,
+    scale: Scale,
+    /// Distinct terms of the question.
+    terms: usize,
+    postings: u64,
+}
+
+impl Asked<'_> {
+    /// Lists of up to `depth` chunks.
+    fn lists(
+        &self,
+        depth: usize,
+        mut demands: Option<&mut Demands>,
+        visited: &mut Visited,
+        timings: &mut Timings,
+    ) -> Lists {
+        let (query, view) = (self.query, self.view);
+        let semantic = self.embedding.map(|embedding| {
+            timed(&mut timings.vectors, || {
+                listed(view, self.shown, demands.as_deref_mut(), depth, |live, depth| {
+                    let views = zip_parts(view, live, |part, live| VectorsView {
+                        vectors: &part.segment.vectors,
+                        live,
+                        ids: part.segment.payload.ids(),
+                    });
+                    vectors::search(&views, embedding, depth, visited)
+                })
+            })
+        });
+        let mut keyword = words::Found::default();
+        if query.mode != Mode::Semantic {
+            keyword.candidates = timed(&mut timings.words, || {
+                listed(view, self.shown, demands, depth, |live, depth| {
+                    keyword = self.words_among(live, depth);
+                    std::mem::take(&mut keyword.candidates)
+                })
+            });
+        }
+        let scale = Scale { mode: query.mode, fusion: query.fusion, keyword_ceiling: keyword.ceiling };
+        Lists {
+            semantic: semantic.map(places).unwrap_or_default(),
+            keyword: places(keyword.candidates),
+            scale,
+            terms: keyword.terms,
+            postings: keyword.postings,
+        }
+    }
+
+    /// The keyword list of the documents in `live`.
+    fn words_among(&self, live: &[Option<&Bits>], depth: usize) -> words::Found {
+        let views = zip_parts(self.view, live, |part, live| WordsView {
+            words: &part.segment.words,
+            counts: part.words_live(),
+            live,
+            ids: part.segment.payload.ids(),
+        });
+        words::search(self.settings.analyzer, &views, self.words, self.query.prefix, depth)
+    }
+
+    /// The best of the lists as the options want them.
+    fn choose(&self, lists: &Lists) -> Vec<Ranked<Place>> {
+        let options = &self.query.options;
+        let mut ranked = answer::rank(&lists.semantic, &lists.keyword, &lists.scale);
+        if let Some(recency) = &options.recency {
+            ranked.iter_mut().for_each(|one| one.recency = recency.weight(self.row(one.id).metadata_json));
+        }
+        if options.min_score > 0.0 {
+            self.complete(&mut ranked);
+        }
+        let document_id = |place| self.row(place).document_id;
+        let vectors: HashMap<Place, Vec<f32>, foldhash::fast::FixedState> = match options.diversity {
+            diversity if diversity > 0.0 => ranked.iter().map(|one| (one.id, self.vector(one.id))).collect(),
+            _ => HashMap::default(),
+        };
+        let nearness = |left, right| kernels::dot(&vectors[&left], &vectors[&right]);
+        answer::choose(ranked, self.query.top_k, options, &lists.scale, document_id, nearness)
+    }
+
+    /// Measures each candidate also as the list would that it is not in.
+    fn complete(&self, ranked: &mut [Ranked<Place>]) {
+        if self.query.mode != Mode::Hybrid {
+            return;
+        }
+        if let Some(embedding) = self.embedding {
+            for one in ranked.iter_mut().filter(|one| one.cosine.is_none()) {
+                one.cosine = Some(self.vectors(one.id).score(one.id.doc, embedding));
+            }
+        }
+        let missing: Vec<Place> = ranked.iter().filter(|one| one.keyword.is_none()).map(|one| one.id).collect();
+        if missing.is_empty() {
+            return;
+        }
+        let mut chosen: Vec<Bits> = self.view.parts.iter().map(|part| Bits::zeros(part.segment.len())).collect();
+        missing.iter().for_each(|place| _ = chosen[place.segment as usize].set(place.doc, true));
+        let chosen: Vec<Option<&Bits>> = chosen.iter().map(Some).collect();
+        let found = places(self.words_among(&chosen, missing.len()).candidates);
+        let found: HashMap<Place, f32, foldhash::fast::FixedState> = found.into_iter().collect();
+        for one in ranked.iter_mut().filter(|one| one.keyword.is_none()) {
+            one.keyword = Some(found.get(&one.id).copied().unwrap_or(0.0));
+        }
+    }
+
+    fn hits(&self, lists: &Lists, mut chosen: Vec<Ranked<Place>>) -> Vec<Hit> {
+        let query = self.query;
+        self.complete(&mut chosen);
+        let highlighter =
+            query.options.highlight.then(|| Highlighter::new(self.settings.analyzer, self.words, query.prefix));
+        let hit = |one: Ranked<Place>| Hit {
+            segment: self.view.parts[one.id.segment as usize].segment.clone(),
+            doc: one.id.doc,
+            score: one.score(&lists.scale),
+            before: Vec::new(),
+            after: Vec::new(),
+            highlights: highlighter.as_ref().map(|highlighter| highlighter.ranges(self.row(one.id).content)),
+            explain: query.explain.then(|| self.explain(lists, &one)),
+        };
+        let mut hits: Vec<Hit> = chosen.into_iter().map(hit).collect();
+        if query.options.expand > 0 {
+            self.expand(&mut hits);
+        }
+        hits
+    }
+
+    fn explain(&self, lists: &Lists, one: &Ranked<Place>) -> HitExplain {
+        let rank_in = |list: &[(Place, f32)]| list.iter().position(|(place, _)| *place == one.id).map(|at| at + 1);
+        let scale = &lists.scale;
+        HitExplain {
+            relevance: one.relevance,
+            recency: self.query.options.recency.map(|_| one.recency),
+            semantic: one.cosine.map(|raw| ListPlace {
+                rank: rank_in(&lists.semantic),
+                raw,
+                score: scale.semantic(raw),
+            }),
+            keyword: one.keyword.map(|raw| ListPlace { rank: rank_in(&lists.keyword), raw, score: scale.keyword(raw) }),
+        }
+    }
+
+    /// Puts with each hit the chunks of its document that stand next to it and may be found.
+    fn expand(&self, hits: &mut [Hit]) {
+        let mut of_document: HashMap<Uuid, Vec<usize>> = HashMap::new();
+        hits.iter().enumerate().for_each(|(at, hit)| of_document.entry(hit.document_id()).or_default().push(at));
+        let ordinals: Vec<u32> = hits.iter().map(Hit::ordinal).collect();
+        for (part, shown) in self.view.parts.iter().zip(self.shown) {
+            let docs = part.segment.payload.chunks_of(|id| of_document.contains_key(&id));
+            for doc in docs.into_iter().filter(|doc| shown.is_none_or(|shown| shown.get(*doc))) {
+                let row = part.segment.payload.row(doc);
+                for &at in &of_document[&row.document_id] {
+                    let (distance, hit) = (row.ordinal.abs_diff(ordinals[at]), &mut hits[at]);
+                    if (1..=self.query.options.expand).contains(&distance) {
+                        let side = if row.ordinal < ordinals[at] { &mut hit.before } else { &mut hit.after };
+                        side.push(Neighbour { segment: part.segment.clone(), doc });
+                    }
+                }
+            }
+        }
+        for hit in hits {
+            for side in [&mut hit.before, &mut hit.after] {
+                side.sort_by_key(|neighbour| (neighbour.ordinal(), neighbour.chunk_id()));
             }
         }
     }
 
-    fn hit(&self, view: &View, query: &Query<'_>, place: Candidate, score: f32) -> Hit {
-        let in_list = |list: &[Candidate]| {
-            let at = list.iter().position(|other| other.id == place.id)?;
-            Some(ListPlace { rank: at + 1, score: list[at].score })
-        };
-        let explain =
-            query.explain.then(|| HitExplain { semantic: in_list(self.semantic), keyword: in_list(self.keyword) });
-        Hit { segment: view.parts[place.segment as usize].segment.clone(), doc: place.doc, score, explain }
+    fn row(&self, place: Place) -> Row<'_> {
+        self.view.parts[place.segment as usize].segment.payload.row(place.doc)
     }
+
+    fn vectors(&self, place: Place) -> &Vectors {
+        &self.view.parts[place.segment as usize].segment.vectors
+    }
+
+    fn vector(&self, place: Place) -> Vec<f32> {
+        let mut row = vec![0.0; self.settings.dimensions];
+        self.vectors(place).read_row(place.doc, &mut row);
+        row
+    }
+}
+
+fn places(candidates: Vec<Candidate>) -> Vec<(Place, f32)> {
+    let place = |Candidate { id, segment, doc, score }| (Place { id, segment, doc }, score);
+    candidates.into_iter().map(place).collect()
 }
 
 /// The live documents of each part that pass `filter`.
 fn kept_by(filter: &Filter, view: &View) -> Result<Vec<Bits>, SearchError> {
     for key in filter.keys() {
-        let is_known = view.parts.iter().any(|part| part.segment.columns.has_key(key, part.live()));
-        if !is_known && view.len > 0 {
+        if !is_known(key, view) {
             return Err(SearchError::UnknownKey { key: key.to_owned(), known: known_keys(view) });
         }
     }
@@ -409,13 +648,10 @@ struct Demands {
 }
 
 impl Demands {
-    /// Of the documents that the filter kept.
-    fn of(conditions: Conditions, view: &View, kept: Option<&[Bits]>) -> Self {
-        let fitting = |(at, part): (usize, &Part)| {
-            let live = kept.map_or(part.live(), |kept| Some(&kept[at]));
-            conditions.fitting(&part.segment.words, live)
-        };
-        Self { fitting: view.parts.iter().enumerate().map(fitting).collect(), conditions }
+    /// Of the documents in `kept`, all if `None`.
+    fn of(conditions: Conditions, view: &View, kept: &[Option<&Bits>]) -> Self {
+        let fitting = zip_parts(view, kept, |part, kept| conditions.fitting(&part.segment.words, kept));
+        Self { fitting, conditions }
     }
 
     fn are_met(&mut self, view: &View, place: &Candidate) -> bool {
@@ -425,25 +661,19 @@ impl Demands {
     }
 }
 
-/// The best `k` documents of those that the filter kept and that meet the demands. `find` gives as many as it is told to
+/// The best `k` documents of those in `kept`, all if `None`, that meet the demands. `find` gives as many as it is told to
 /// of those it is given, best first.
 ///
 /// Texts are looked at from the best document on, so that of many with the words of a phrase only so many are read as
 /// come in. One that does not fit is left out and the next best are found, twice as many each time.
 fn listed(
     view: &View,
-    kept: Option<&[Bits]>,
+    kept: &[Option<&Bits>],
     demands: Option<&mut Demands>,
     k: usize,
     mut find: impl FnMut(&[Option<&Bits>], usize) -> Vec<Candidate>,
 ) -> Vec<Candidate> {
-    let Some(demands) = demands else {
-        let live: Vec<Option<&Bits>> = match kept {
-            Some(kept) => kept.iter().map(Some).collect(),
-            None => view.parts.iter().map(Part::live).collect(),
-        };
-        return find(&live, k);
-    };
+    let Some(demands) = demands else { return find(kept, k) };
     let mut wanted = k;
     loop {
         let live: Vec<Option<&Bits>> = demands.fitting.iter().map(|fitting| Some(&fitting.kept)).collect();
@@ -460,6 +690,11 @@ fn listed(
         }
         wanted = wanted.saturating_mul(2);
     }
+}
+
+/// Whether a live chunk has the key; an empty index knows all keys.
+fn is_known(key: &str, view: &View) -> bool {
+    view.len == 0 || view.parts.iter().any(|part| part.segment.columns.has_key(key, part.live()))
 }
 
 fn known_keys(view: &View) -> Vec<String> {

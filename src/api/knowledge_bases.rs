@@ -1,8 +1,10 @@
 //! `/v1/knowledge-bases`: create, list, read, delete, search.
 
+use std::{ops::Range, time::Duration};
+
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
-use tertulia_index::{Analyzer, CONDITIONS_MAX, Filter, Mode};
+use tertulia_index::{Analyzer, CONDITIONS_MAX, Filter, Mode, Neighbour};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -14,9 +16,10 @@ use crate::{
     error::Error,
     http::{Request, Response, respond},
     knowledge::{
+        FallbackNeighbour,
         bases::BaseStatus,
         loaded::Readiness,
-        search::{Found, QUERY_BYTES_MAX, SearchRequest, TOP_K_MAX},
+        search::{EXPAND_MAX, Found, QUERY_BYTES_MAX, RankedHit, RecencyRequest, SearchRequest, TOP_K_MAX},
     },
 };
 
@@ -24,6 +27,8 @@ use crate::{
 const NAME_CHARS_MAX: usize = 200;
 /// Hits of an answer if nothing is said.
 const TOP_K_DEFAULT: usize = 5;
+/// Half-lives that a search may have, in days: a minute and a half to a century.
+const HALF_LIFE_DAYS: std::ops::RangeInclusive<f64> = 0.001..=36_500.0;
 
 /// A knowledge base to create.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -152,9 +157,45 @@ pub struct SearchDraft {
     filter: Option<serde_json::Value>,
     /// The answer must hold everything up to this version, as a write returned it.
     min_version: Option<u64>,
+    /// Hits of a lower score are left out, 0 to 1; better ones come in their place, if there are any.
+    #[serde(default)]
+    #[schema(minimum = 0, maximum = 1, default = 0)]
+    min_score: f32,
+    /// `document`: one hit a document, its best chunk.
+    group_by: Option<GroupByDraft>,
+    /// How much a hit must differ from those before it, 0 to 1: maximal marginal relevance.
+    #[serde(default)]
+    #[schema(minimum = 0, maximum = 1, default = 0)]
+    diversity: f32,
+    /// Makes what is older count for less.
+    recency: Option<RecencyDraft>,
+    /// How many chunks of the document are shown before and after each hit, 0 to 3.
+    #[serde(default)]
+    #[schema(minimum = 0, maximum = 3, default = 0)]
+    expand: u32,
+    /// Whether to say where in each hit's content the question's words are.
+    #[serde(default)]
+    highlight: bool,
     /// Whether to say how each hit was found.
     #[serde(default)]
     explain: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum GroupByDraft {
+    Document,
+}
+
+/// How much older chunks count for less.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct RecencyDraft {
+    /// The metadata key that holds a chunk's time: an RFC 3339 date, or date and time, or seconds since 1970.
+    key: String,
+    /// The age at which a chunk counts half, 0.001 to 36,500 days.
+    #[schema(minimum = 0.001, maximum = 36_500)]
+    half_life_days: f64,
 }
 
 fn top_k_default() -> usize {
@@ -183,18 +224,25 @@ pub struct SearchView<'a> {
     /// Times per stage in microseconds, if memory answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     stages: Option<StagesView>,
-    /// Whether the answer has less than was asked for.
-    partial: bool,
-    /// Why, if it has: `encoder_timeout` or `encoder_unavailable` (a hybrid search that went by words alone, because the
-    /// encoder did not answer).
+    /// Why hits may be missing that should be there; absent if none is.
     #[serde(skip_serializing_if = "Option::is_none")]
-    partial_reason: Option<&'static str>,
+    partial: Option<PartialView>,
     /// Best first.
     results: Vec<HitView<'a>>,
     /// How the lists were made, with `explain`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     explain: Option<serde_json::Value>,
+}
+
+/// Why an answer may lack hits that it should have.
+#[derive(Debug, Serialize, ToSchema)]
+struct PartialView {
+    /// `encoder_timeout` or `encoder_unavailable`: a hybrid search that went by words alone. `approximate` or
+    /// `candidate_limit`: Postgres answered, and found most of the nearest chunks, or may not have looked at enough of them.
+    reason: &'static str,
+    /// What people read.
+    detail: &'static str,
 }
 
 /// Times per stage, in microseconds.
@@ -219,15 +267,57 @@ struct HitView<'a> {
     heading: &'a str,
     ordinal: u32,
     content: &'a str,
-    /// 0 to 1, higher is better.
+    /// 0 to 1, higher is better, and comparable between questions.
     score: f32,
     /// The document's metadata with the chunk's on top.
     #[serde(serialize_with = "raw_json")]
     #[schema(value_type = Object)]
     metadata: &'a str,
+    /// Chunks of the document just before it, in order, with `expand`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: Option<Vec<NeighbourView<'a>>>,
+    /// Those just after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after: Option<Vec<NeighbourView<'a>>>,
+    /// Where in `content` the question's words are, with `highlight`: in order, apart from each other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    highlights: Option<Vec<HighlightView>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     explain: Option<serde_json::Value>,
+}
+
+/// A chunk that stands next to a hit.
+#[derive(Debug, Serialize, ToSchema)]
+struct NeighbourView<'a> {
+    chunk_id: Uuid,
+    ordinal: u32,
+    content: &'a str,
+}
+
+impl<'a> From<&'a Neighbour> for NeighbourView<'a> {
+    fn from(neighbour: &'a Neighbour) -> Self {
+        Self { chunk_id: neighbour.chunk_id(), ordinal: neighbour.ordinal(), content: neighbour.content() }
+    }
+}
+
+impl<'a> From<&'a FallbackNeighbour> for NeighbourView<'a> {
+    fn from(FallbackNeighbour { chunk_id, ordinal, content }: &'a FallbackNeighbour) -> Self {
+        Self { chunk_id: *chunk_id, ordinal: *ordinal, content }
+    }
+}
+
+/// A place in a text, in UTF-16 code units, as JavaScript's `content.slice(start, end)` takes them.
+#[derive(Debug, Serialize, ToSchema)]
+struct HighlightView {
+    start: u32,
+    /// Past the last one.
+    end: u32,
+}
+
+fn highlight_views(ranges: Option<&Vec<Range<u32>>>) -> Option<Vec<HighlightView>> {
+    let view = |range: &Range<u32>| HighlightView { start: range.start, end: range.end };
+    ranges.map(|ranges| ranges.iter().map(view).collect())
 }
 
 /// Writes text that is JSON already as it is.
@@ -241,11 +331,12 @@ pub async fn search_knowledge_base(ctx: &Ctx, app: &App, req: Request) -> Result
     let knowledge_base_id = knowledge_base_id(&req)?;
     let draft: SearchDraft = req.json(&app.compute).await?;
     let request = search_request(draft)?;
+    let expands = request.expand > 0;
     let started = std::time::Instant::now();
     let found = app.knowledge.search(ctx, knowledge_base_id, request).await?;
     let took = started.elapsed();
     app.metrics.observe_search(source(&found), took);
-    respond::ok(&search_view(knowledge_base_id, &found, took.as_micros() as u64)?)
+    respond::ok(&search_view(knowledge_base_id, &found, expands, took.as_micros() as u64)?)
 }
 
 fn search_request(draft: SearchDraft) -> Result<SearchRequest, Error> {
@@ -258,6 +349,15 @@ fn search_request(draft: SearchDraft) -> Result<SearchRequest, Error> {
     if !(1..=TOP_K_MAX).contains(&draft.top_k) {
         return Err(Error::invalid_field("top_k", format!("must be 1 to {TOP_K_MAX}")));
     }
+    for (field, value) in [("min_score", draft.min_score), ("diversity", draft.diversity)] {
+        if !(0.0..=1.0).contains(&value) {
+            return Err(Error::invalid_field(field, "must be 0 to 1"));
+        }
+    }
+    if draft.expand > EXPAND_MAX {
+        return Err(Error::invalid_field("expand", format!("must be 0 to {EXPAND_MAX}")));
+    }
+    let recency = draft.recency.map(recency_request).transpose()?;
     let filter = draft.filter.as_ref().map(read_filter).transpose()?;
     let mode = match draft.mode {
         ModeDraft::Hybrid => Mode::Hybrid,
@@ -271,6 +371,12 @@ fn search_request(draft: SearchDraft) -> Result<SearchRequest, Error> {
         prefix: draft.prefix,
         filter,
         min_version: draft.min_version,
+        min_score: draft.min_score,
+        group_by_document: draft.group_by == Some(GroupByDraft::Document),
+        diversity: draft.diversity,
+        recency,
+        expand: draft.expand,
+        highlight: draft.highlight,
         explain: draft.explain,
     };
     if request.question().conditions() > CONDITIONS_MAX {
@@ -288,17 +394,25 @@ pub(super) fn read_filter(json: &serde_json::Value) -> Result<Filter, Error> {
     })
 }
 
+fn recency_request(draft: RecencyDraft) -> Result<RecencyRequest, Error> {
+    if !HALF_LIFE_DAYS.contains(&draft.half_life_days) {
+        let (least, most) = (HALF_LIFE_DAYS.start(), HALF_LIFE_DAYS.end());
+        return Err(Error::invalid_field("recency.half_life_days", format!("must be {least} to {most}")));
+    }
+    Ok(RecencyRequest { key: draft.key, half_life: Duration::from_secs_f64(draft.half_life_days * 86_400.0) })
+}
+
 fn source(found: &Found) -> &'static str {
     match found {
         Found::Memory { .. } => "memory",
-        Found::Postgres { .. } => "postgres",
+        Found::Postgres(_) => "postgres",
     }
 }
 
-fn search_view(id: KnowledgeBaseId, found: &Found, took_us: u64) -> Result<SearchView<'_>, Error> {
+fn search_view(id: KnowledgeBaseId, found: &Found, expands: bool, took_us: u64) -> Result<SearchView<'_>, Error> {
     let in_json = |error: serde_json::Error| Error::Internal(error.into());
-    let (version, partial, stages, results, explain) = match found {
-        Found::Memory { answer, partial } => {
+    let (version, stages, results, explain) = match found {
+        Found::Memory { answer, .. } => {
             let us = |stage: std::time::Duration| stage.as_micros() as u64;
             let stages = StagesView {
                 encode_us: us(answer.timings.encode),
@@ -320,41 +434,50 @@ fn search_view(id: KnowledgeBaseId, found: &Found, took_us: u64) -> Result<Searc
                     content: hit.content(),
                     score: hit.score,
                     metadata: hit.metadata_json(),
+                    before: expands.then(|| hit.before.iter().map(NeighbourView::from).collect()),
+                    after: expands.then(|| hit.after.iter().map(NeighbourView::from).collect()),
+                    highlights: highlight_views(hit.highlights.as_ref()),
                     explain: hit.explain.as_ref().map(serde_json::to_value).transpose().map_err(in_json)?,
                 })
             };
             let results = answer.hits.iter().map(hit_view).collect::<Result<Vec<_>, _>>()?;
             let explain = answer.explain.as_ref().map(serde_json::to_value).transpose().map_err(in_json)?;
-            (answer.version, partial, Some(stages), results, explain)
+            (answer.version, Some(stages), results, explain)
         }
-        Found::Postgres { hits, version, partial } => {
-            let hit_view = |hit| {
-                let hit: &crate::knowledge::FallbackHit = hit;
-                HitView {
-                    chunk_id: hit.chunk_id,
-                    document_id: hit.document_id.0,
-                    external_id: &hit.external_id,
-                    title: &hit.title,
-                    source_url: hit.source_url.as_deref(),
-                    heading: &hit.heading,
-                    ordinal: hit.ordinal,
-                    content: &hit.content,
+        Found::Postgres(answer) => {
+            let hit_view = |hit| -> Result<HitView<'_>, Error> {
+                let hit: &RankedHit = hit;
+                let chunk = &hit.chunk;
+                Ok(HitView {
+                    chunk_id: chunk.chunk_id,
+                    document_id: chunk.document_id.0,
+                    external_id: &chunk.external_id,
+                    title: &chunk.title,
+                    source_url: chunk.source_url.as_deref(),
+                    heading: &chunk.heading,
+                    ordinal: chunk.ordinal,
+                    content: &chunk.content,
                     score: hit.score,
-                    metadata: &hit.metadata_json,
-                    explain: None,
-                }
+                    metadata: &chunk.metadata_json,
+                    before: expands.then(|| hit.before.iter().map(NeighbourView::from).collect()),
+                    after: expands.then(|| hit.after.iter().map(NeighbourView::from).collect()),
+                    highlights: highlight_views(hit.highlights.as_ref()),
+                    explain: hit.explain.as_ref().map(serde_json::to_value).transpose().map_err(in_json)?,
+                })
             };
-            (*version, partial, None, hits.iter().map(hit_view).collect(), None)
+            let results = answer.hits.iter().map(hit_view).collect::<Result<Vec<_>, _>>()?;
+            let explain = answer.explain.as_ref().map(serde_json::to_value).transpose().map_err(in_json)?;
+            (answer.version, None, results, explain)
         }
     };
+    let partial = found.partial().map(|partial| PartialView { reason: partial.reason(), detail: partial.detail() });
     Ok(SearchView {
         knowledge_base_id: id.0,
         version,
         source: source(found),
         took_us,
         stages,
-        partial: partial.is_some(),
-        partial_reason: partial.map(|partial| partial.as_str()),
+        partial,
         results,
         explain,
     })

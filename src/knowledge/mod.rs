@@ -31,7 +31,7 @@ pub use crate::store::{
     documents::DocumentRow,
     generations::GenerationRow,
     page::{Page, PageRequest, Start},
-    search::FallbackHit,
+    search::{FallbackHit, FallbackNeighbour},
 };
 pub use loaded::{Base, BaseKey, LoadedBases};
 

@@ -2,9 +2,21 @@
 //!
 //! Invariant: an answer holds everything up to its `version`, which is at least the `min_version` asked for.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tertulia_index::{Answer, Filter, Fusion, LIST_LEN_MIN, Mode, Query, Question, SearchError, fuse};
+use serde::Serialize;
+use tertulia_index::{
+    Answer, Filter, Fusion, FusionExplain, Highlighter, HitExplain, ListPlace, Mode, Options, Query, Question, Recency,
+    SearchError,
+    answer::{self, Ranked, Scale},
+};
+use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::{
     Base, BaseKey, Knowledge,
@@ -14,7 +26,11 @@ use super::{
 use crate::{
     ctx::{Ctx, KnowledgeBaseId},
     error::Error,
-    store::{self, search::FallbackHit},
+    store::{
+        self, TenantTx,
+        knowledge_bases::KnowledgeBaseRow,
+        search::{FallbackHit, FallbackNeighbour},
+    },
 };
 
 /// Longest question, in bytes: ten times a long one, and short enough to encode in well under a millisecond.
@@ -25,6 +41,18 @@ pub const TOP_K_MAX: usize = 100;
 const INLINE_SCAN_BYTES_MAX: usize = 24 << 20;
 /// Up to this many looks at a chunk for a comparison of a filter a search stays on its shard's thread, at about 1 ns each.
 const INLINE_COMPARISONS_MAX: usize = 512 << 10;
+/// Up to this many chunks a search with options stays on its shard's thread: whatever they ask, it looks at few.
+const INLINE_OPTIONS_CHUNKS_MAX: usize = 4_096;
+/// Most chunks neighbours are shown of on each side of a hit.
+pub const EXPAND_MAX: u32 = 3;
+/// Longest list that Postgres is asked for: with texts, a few MiB. As long as the longest that diversity and recency want.
+const FALLBACK_LIST_LEN_MAX: usize = 1_000;
+/// Knowledge bases of more chunks are searched by Postgres through an index that does not find all; see
+/// `tertulia_nearest_chunks`.
+const FALLBACK_EXACT_CHUNKS_MAX: u64 = 10_000;
+/// What makes `ts_rank` a share of the question as BM25 gives it: a word that stands once in the text has 0.18 of its weight
+/// there and 0.45 here.
+const TS_RANK_FACTOR: f32 = 2.5;
 
 /// What to look for.
 #[derive(Debug)]
@@ -41,8 +69,29 @@ pub struct SearchRequest {
     pub filter: Option<Filter>,
     /// The answer must hold everything up to this version.
     pub min_version: Option<u64>,
+    /// Hits of a lower score are left out, 0 to 1.
+    pub min_score: f32,
+    /// One hit a document.
+    pub group_by_document: bool,
+    /// How much a hit must differ from those before it, 0 to 1.
+    pub diversity: f32,
+    /// Whether what is older counts for less.
+    pub recency: Option<RecencyRequest>,
+    /// How many chunks before and after each hit are shown, 0 to [`EXPAND_MAX`].
+    pub expand: u32,
+    /// Whether to say where in the texts the question's words are.
+    pub highlight: bool,
     /// Whether to say how each hit was found.
     pub explain: bool,
+}
+
+/// How much older chunks count for less.
+#[derive(Debug)]
+pub struct RecencyRequest {
+    /// The metadata key that holds a chunk's time.
+    pub key: String,
+    /// The age at which it counts half. Above 0.
+    pub half_life: Duration,
 }
 
 impl SearchRequest {
@@ -53,13 +102,25 @@ impl SearchRequest {
             Mode::Keyword | Mode::Hybrid => Question::parse(&self.query),
         }
     }
+
+    fn options(&self) -> Options<'_> {
+        let now = OffsetDateTime::now_utc().unix_timestamp_nanos() as f64 / 1e9;
+        Options {
+            min_score: self.min_score,
+            group_by_document: self.group_by_document,
+            diversity: self.diversity,
+            recency: self.recency.as_ref().map(|recency| Recency {
+                key: &recency.key,
+                half_life: recency.half_life,
+                now,
+            }),
+            expand: self.expand,
+            highlight: self.highlight,
+        }
+    }
 }
 
 /// Ranked chunks, best first, by the source that found them.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one of it for an answer, and the larger variant is the usual one"
-)]
 pub enum Found {
     /// By the in-process index.
     Memory {
@@ -69,31 +130,111 @@ pub enum Found {
         partial: Option<Partial>,
     },
     /// By Postgres, because the index is not loaded or not far enough.
-    Postgres {
-        /// What was found.
-        hits: Vec<FallbackHit>,
-        /// Everything up to here was seen.
-        version: u64,
-        /// Why it is not complete, if it is not.
-        partial: Option<Partial>,
-    },
+    Postgres(FallbackAnswer),
 }
 
-/// Why an answer has less than was asked for.
+/// What Postgres found.
+#[derive(Debug)]
+pub struct FallbackAnswer {
+    /// Everything up to here was seen.
+    pub version: u64,
+    /// Best first.
+    pub hits: Vec<RankedHit>,
+    /// Why hits may be missing, if they may.
+    pub partial: Option<Partial>,
+    /// How the lists were made, if it was asked.
+    pub explain: Option<FallbackExplain>,
+}
+
+/// A chunk that Postgres found, as [`tertulia_index::Hit`] is one of the index.
+#[derive(Debug)]
+pub struct RankedHit {
+    /// The chunk.
+    pub chunk: FallbackHit,
+    /// 0 to 1, higher is better.
+    pub score: f32,
+    /// Chunks of the document just before it, in order, if they were asked for and may be found.
+    pub before: Vec<FallbackNeighbour>,
+    /// Those just after it.
+    pub after: Vec<FallbackNeighbour>,
+    /// Where in the content the question's words are, in UTF-16 code units, if it was asked.
+    pub highlights: Option<Vec<Range<u32>>>,
+    /// How it was found, if it was asked.
+    pub explain: Option<HitExplain>,
+}
+
+/// How Postgres made its lists.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct FallbackExplain {
+    /// Which lists were asked.
+    pub mode: Mode,
+    /// How they became one, in [`Mode::Hybrid`].
+    pub fusion: Option<FusionExplain>,
+    /// Chunks of the knowledge base.
+    pub chunks: u64,
+    /// How often lists were made, each time longer, until they held enough.
+    pub rounds: usize,
+    /// The semantic list, if it was asked.
+    pub semantic: Option<FallbackListExplain>,
+    /// The keyword list, if it was asked.
+    pub keyword: Option<FallbackListExplain>,
+}
+
+/// How Postgres made a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct FallbackListExplain {
+    /// Chunks in the list.
+    pub listed: usize,
+}
+
+impl Found {
+    /// Why hits may be missing, if they may.
+    pub fn partial(&self) -> Option<Partial> {
+        match self {
+            Self::Memory { partial, .. } => *partial,
+            Self::Postgres(answer) => answer.partial,
+        }
+    }
+}
+
+/// Why an answer may lack hits that it should have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Partial {
     /// The encoder took longer than `encoder.query_timeout` for the question, so a hybrid search went by words alone.
     EncoderTimeout,
     /// The encoder did not answer as it should, so a hybrid search went by words alone.
     EncoderUnavailable,
+    /// Fewer hits than asked for were good enough, or of different documents, among the longest lists that Postgres is
+    /// asked for; there may be more.
+    CandidateLimit,
+    /// Postgres looked for the nearest vectors through an index that finds most of them.
+    Approximate,
 }
 
 impl Partial {
     /// The word for it in JSON.
-    pub fn as_str(self) -> &'static str {
+    pub fn reason(self) -> &'static str {
         match self {
             Self::EncoderTimeout => "encoder_timeout",
             Self::EncoderUnavailable => "encoder_unavailable",
+            Self::CandidateLimit => "candidate_limit",
+            Self::Approximate => "approximate",
+        }
+    }
+
+    /// What people read.
+    pub fn detail(self) -> &'static str {
+        match self {
+            Self::EncoderTimeout => {
+                "The encoder took too long for the question, so it was searched by its words alone."
+            }
+            Self::EncoderUnavailable => "The encoder does not answer as it should, so it was searched by words alone.",
+            Self::CandidateLimit => {
+                "The knowledge base is not in memory, and the best 1,000 chunks of each list did not have enough hits."
+            }
+            Self::Approximate => {
+                "The knowledge base is not in memory, and so large that Postgres finds most of the nearest chunks, not all."
+            }
         }
     }
 }
@@ -142,16 +283,14 @@ impl Knowledge {
         base.reached(wanted, self.config.min_version_wait).await
     }
 
-    async fn search_memory(
-        &self,
-        index: std::sync::Arc<tertulia_index::Index>,
-        request: SearchRequest,
-    ) -> Result<Found, Error> {
+    async fn search_memory(&self, index: Arc<tertulia_index::Index>, request: SearchRequest) -> Result<Found, Error> {
         let question = self.encode(&request, &index.settings().encoder).await?;
         let (partial, encoded_in) = (question.partial, question.encoded_in);
         let comparisons = request.filter.as_ref().map_or(0, Filter::comparisons);
+        let has_options = request.options() != Options::default();
         let inline = index.len() * index.settings().dimensions <= INLINE_SCAN_BYTES_MAX
             && index.len() * comparisons <= INLINE_COMPARISONS_MAX
+            && (!has_options || index.len() <= INLINE_OPTIONS_CHUNKS_MAX)
             // For phrases, texts are read again.
             && request.question().conditions() == 0;
         let search = move || {
@@ -163,6 +302,7 @@ impl Knowledge {
                 prefix: request.prefix,
                 filter: request.filter.as_ref(),
                 fusion: Fusion::default(),
+                options: request.options(),
                 explain: request.explain,
             };
             index.search(&query).map(|answer| with_encoding(answer, encoded_in))
@@ -235,26 +375,23 @@ impl Knowledge {
         {
             return Err(search_error(SearchError::UnknownKey { key: unknown.key, known: unknown.known }));
         }
-        let limit = match question.mode {
-            Mode::Hybrid => (2 * request.top_k).max(LIST_LEN_MIN),
-            Mode::Semantic | Mode::Keyword => request.top_k,
+        if let Some(recency) = &request.recency
+            && let Some(unknown) = store::search::find_unknown_key(&mut tx, &base, &[&recency.key]).await?
+        {
+            return Err(search_error(SearchError::UnknownRecencyKey { key: unknown.key, known: unknown.known }));
+        }
+        let fallback = Fallback {
+            knowledge: self,
+            base: &base,
+            filter: request.filter.as_ref().map(Filter::to_json),
+            scale: Scale { mode: question.mode, fusion: Fusion::default(), keyword_ceiling: 1.0 },
+            request: Arc::new(request),
+            question,
         };
-        let filter = request.filter.as_ref().map(Filter::to_json);
-        let words = request.question();
-        let semantic = match &question.embedding {
-            Some(embedding) if !words.only_excludes() => {
-                store::search::semantic(&mut tx, &base, embedding, &words, filter.as_ref(), limit).await?
-            }
-            _ => Vec::new(),
-        };
-        let keyword = match question.mode {
-            _ if words.only_excludes() => Vec::new(),
-            Mode::Semantic => Vec::new(),
-            _ => store::search::keyword(&mut tx, &base, &words, request.prefix, filter.as_ref(), limit).await?,
-        };
+        let mut found = fallback.search(&mut tx).await?;
+        fallback.expand(&mut tx, &mut found.hits).await?;
         tx.commit().await?;
-        let hits = fuse_hits(semantic, keyword, question.mode, request.top_k);
-        Ok(Found::Postgres { hits, version: base.version, partial: question.partial })
+        fallback.highlight(found).await.map(Found::Postgres)
     }
 
     /// Whether the question's vector, if the mode needs one, takes no time to speak of.
@@ -263,27 +400,207 @@ impl Knowledge {
     }
 }
 
-/// The two lists of Postgres as one, scored as the index would.
-fn fuse_hits(semantic: Vec<FallbackHit>, keyword: Vec<FallbackHit>, mode: Mode, top_k: usize) -> Vec<FallbackHit> {
-    let ids = |hits: &[FallbackHit]| hits.iter().map(|hit| hit.chunk_id).collect::<Vec<_>>();
-    let fused = match mode {
-        Mode::Semantic | Mode::Keyword => None,
-        Mode::Hybrid => Some(fuse::reciprocal_rank(&ids(&semantic), &ids(&keyword), &Fusion::default())),
-    };
-    let mut all: Vec<FallbackHit> = semantic.into_iter().chain(keyword).collect();
-    match fused {
-        None => all.truncate(top_k),
-        Some(fused) => {
-            let mut by_id: std::collections::HashMap<_, _> = all.drain(..).map(|hit| (hit.chunk_id, hit)).collect();
-            all.extend(
-                fused
-                    .into_iter()
-                    .take(top_k)
-                    .filter_map(|(chunk_id, score)| by_id.remove(&chunk_id).map(|hit| FallbackHit { score, ..hit })),
-            );
+/// A search as Postgres is asked it.
+struct Fallback<'a> {
+    knowledge: &'a Knowledge,
+    base: &'a KnowledgeBaseRow,
+    request: Arc<SearchRequest>,
+    filter: Option<serde_json::Value>,
+    question: Encoded,
+    scale: Scale,
+}
+
+/// A list of Postgres, best first, with its measure from 0 to 1.
+type List = Vec<(Uuid, f32)>;
+
+impl Fallback<'_> {
+    /// Which lists are asked: fewer than was asked for if there is no embedding.
+    fn mode(&self) -> Mode {
+        self.question.mode
+    }
+
+    /// The same as the index does with its lists, which become longer until they hold enough hits or are as long as they
+    /// may be.
+    async fn search(&self, tx: &mut TenantTx) -> Result<FallbackAnswer, Error> {
+        let request = &*self.request;
+        let options = request.options();
+        let mut depth = options.depth(self.mode(), request.top_k).min(FALLBACK_LIST_LEN_MAX);
+        let mut rounds = 0;
+        let (mut rows, lists, mut chosen, is_whole) = loop {
+            rounds += 1;
+            let mut rows: HashMap<Uuid, FallbackHit> = HashMap::new();
+            let lists = self.lists(tx, depth, &mut rows).await?;
+            let mut ranked = answer::rank(&lists.0, &lists.1, &self.scale);
+            if let Some(recency) = &options.recency {
+                for one in &mut ranked {
+                    one.recency = rows.get(&one.id).map_or(1.0, |row| recency.weight(&row.metadata_json));
+                }
+            }
+            let vectors = if options.min_score > 0.0 || options.diversity > 0.0 {
+                self.complete(tx, &mut ranked, options.diversity > 0.0).await?
+            } else {
+                HashMap::new()
+            };
+            let documents = rows.values().map(|row| (row.chunk_id, row.document_id.0)).collect();
+            let chosen = self.choose(ranked, documents, vectors).await?;
+            let reach = answer::reach(&lists.0, &lists.1, depth, &self.scale);
+            let is_whole = chosen.len() >= request.top_k || reach.is_none_or(|reach| reach < options.min_score);
+            if is_whole || depth >= FALLBACK_LIST_LEN_MAX {
+                break (rows, lists, chosen, is_whole);
+            }
+            depth = Options::deeper(depth).min(FALLBACK_LIST_LEN_MAX);
+        };
+        self.complete(tx, &mut chosen, false).await?;
+
+        let is_approximate = self.question.embedding.is_some() && self.base.chunk_count > FALLBACK_EXACT_CHUNKS_MAX;
+        let hit = |one: Ranked<Uuid>| {
+            let chunk = rows.remove(&one.id)?;
+            let (score, explain) = (one.score(&self.scale), request.explain.then(|| self.explain(&lists, &one)));
+            Some(RankedHit { chunk, score, before: Vec::new(), after: Vec::new(), highlights: None, explain })
+        };
+        let listed = |list: &List| FallbackListExplain { listed: list.len() };
+        Ok(FallbackAnswer {
+            version: self.base.version,
+            hits: chosen.into_iter().filter_map(hit).collect(),
+            partial: match (self.question.partial, is_whole, is_approximate) {
+                (Some(partial), ..) => Some(partial),
+                (None, false, _) => Some(Partial::CandidateLimit),
+                (None, true, true) => Some(Partial::Approximate),
+                (None, true, false) => None,
+            },
+            explain: request.explain.then(|| FallbackExplain {
+                mode: self.mode(),
+                fusion: (self.mode() == Mode::Hybrid).then(|| {
+                    let Fusion { constant, semantic_weight, keyword_weight } = self.scale.fusion;
+                    FusionExplain { constant, semantic_weight, keyword_weight }
+                }),
+                chunks: self.base.chunk_count,
+                rounds,
+                semantic: (self.mode() != Mode::Keyword).then(|| listed(&lists.0)),
+                keyword: (self.mode() != Mode::Semantic).then(|| listed(&lists.1)),
+            }),
+        })
+    }
+
+    /// The semantic and the keyword list, up to `depth` long, and what they found in `rows`.
+    async fn lists(
+        &self,
+        tx: &mut TenantTx,
+        depth: usize,
+        rows: &mut HashMap<Uuid, FallbackHit>,
+    ) -> Result<(List, List), Error> {
+        let (base, request, filter) = (self.base, &*self.request, self.filter.as_ref());
+        let words = request.question();
+        if words.only_excludes() {
+            return Ok((List::new(), List::new()));
+        }
+        let semantic = match &self.question.embedding {
+            Some(embedding) => store::search::semantic(tx, base, embedding, &words, filter, depth).await?,
+            None => Vec::new(),
+        };
+        let keyword = match self.mode() {
+            Mode::Semantic => Vec::new(),
+            _ => store::search::keyword(tx, base, &words, request.prefix, filter, depth).await?,
+        };
+        let lists = (
+            semantic.iter().map(|hit| (hit.chunk_id, hit.score)).collect(),
+            keyword.iter().map(|hit| (hit.chunk_id, coverage(hit.score))).collect(),
+        );
+        rows.extend(semantic.into_iter().chain(keyword).map(|hit| (hit.chunk_id, hit)));
+        Ok(lists)
+    }
+
+    /// Measures each candidate also as the list would that it is not in; gives embeddings of all of them if they are needed.
+    async fn complete(
+        &self,
+        tx: &mut TenantTx,
+        ranked: &mut [Ranked<Uuid>],
+        with_embeddings: bool,
+    ) -> Result<HashMap<Uuid, Vec<f32>>, Error> {
+        let is_hybrid = self.mode() == Mode::Hybrid;
+        let lacks =
+            |one: &&Ranked<Uuid>| with_embeddings || is_hybrid && (one.cosine.is_none() || one.keyword.is_none());
+        let ids: Vec<Uuid> = ranked.iter().filter(lacks).map(|one| one.id).collect();
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let (embedding, words) = (self.question.embedding.as_deref(), self.request.question());
+        let (base, is_prefix) = (self.base, self.request.prefix);
+        let measures = store::search::measures(tx, base, &ids, embedding, &words, is_prefix, with_embeddings).await?;
+        let mut measures: HashMap<_, _> = measures.into_iter().map(|found| (found.chunk_id, found)).collect();
+        let mut embeddings = HashMap::new();
+        for one in ranked {
+            let Some(found) = measures.remove(&one.id) else { continue };
+            if is_hybrid {
+                one.cosine.get_or_insert(found.similarity);
+                one.keyword.get_or_insert(coverage(found.rank));
+            }
+            embeddings.extend(found.embedding.map(|embedding| (one.id, embedding)));
+        }
+        Ok(embeddings)
+    }
+
+    async fn choose(
+        &self,
+        ranked: Vec<Ranked<Uuid>>,
+        documents: HashMap<Uuid, Uuid>,
+        vectors: HashMap<Uuid, Vec<f32>>,
+    ) -> Result<Vec<Ranked<Uuid>>, Error> {
+        let (request, scale) = (self.request.clone(), self.scale);
+        let choose = move || {
+            let document_id = |id| documents.get(&id).copied().unwrap_or(id);
+            let nearness = |left, right| match (vectors.get(&left), vectors.get(&right)) {
+                (Some(left), Some(right)) => answer::cosine(left, right),
+                _ => 0.0,
+            };
+            answer::choose(ranked, request.top_k, &request.options(), &scale, document_id, nearness)
+        };
+        if self.request.diversity > 0.0 { self.knowledge.compute.run(choose).await } else { Ok(choose()) }
+    }
+
+    fn explain(&self, lists: &(List, List), one: &Ranked<Uuid>) -> HitExplain {
+        let rank_in = |list: &List| list.iter().position(|(id, _)| *id == one.id).map(|at| at + 1);
+        HitExplain {
+            relevance: one.relevance,
+            recency: self.request.recency.as_ref().map(|_| one.recency),
+            semantic: one.cosine.map(|raw| ListPlace { rank: rank_in(&lists.0), raw, score: self.scale.semantic(raw) }),
+            keyword: one.keyword.map(|raw| ListPlace { rank: rank_in(&lists.1), raw, score: self.scale.keyword(raw) }),
         }
     }
-    all
+
+    async fn expand(&self, tx: &mut TenantTx, hits: &mut [RankedHit]) -> Result<(), Error> {
+        if self.request.expand == 0 || hits.is_empty() {
+            return Ok(());
+        }
+        let chunks: Vec<&FallbackHit> = hits.iter().map(|hit| &hit.chunk).collect();
+        let filter = self.filter.as_ref();
+        let neighbours = store::search::neighbours(tx, self.base, &chunks, filter, self.request.expand).await?;
+        for (hit, neighbours) in hits.iter_mut().zip(neighbours) {
+            let ordinal = hit.chunk.ordinal;
+            (hit.before, hit.after) = neighbours.into_iter().partition(|neighbour| neighbour.ordinal < ordinal);
+        }
+        Ok(())
+    }
+
+    async fn highlight(&self, mut found: FallbackAnswer) -> Result<FallbackAnswer, Error> {
+        if !self.request.highlight {
+            return Ok(found);
+        }
+        let (request, analyzer) = (self.request.clone(), self.base.analyzer);
+        let highlight = move || {
+            let highlighter = Highlighter::new(analyzer, request.question().words(), request.prefix);
+            for hit in &mut found.hits {
+                hit.highlights = Some(highlighter.ranges(&hit.chunk.content));
+            }
+            found
+        };
+        self.knowledge.compute.run(highlight).await
+    }
+}
+
+/// How much of the question a chunk covers, 0 to 1, by its rank of full text divided by one more than it.
+fn coverage(score: f32) -> f32 {
+    if score < 1.0 { (TS_RANK_FACTOR * score / (1.0 - score)).clamp(0.0, 1.0) } else { 1.0 }
 }
 
 fn with_encoding(mut answer: Answer, encoded_in: Duration) -> Answer {
@@ -294,6 +611,22 @@ fn with_encoding(mut answer: Answer, encoded_in: Duration) -> Answer {
 fn search_error(error: SearchError) -> Error {
     match error {
         SearchError::UnknownKey { .. } => Error::invalid_field("filter", error.to_string()),
+        SearchError::UnknownRecencyKey { .. } => Error::invalid_field("recency.key", error.to_string()),
         other => Error::Internal(other.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rank_of_full_text_becomes_a_share_of_the_question() {
+        let of_rank = |rank: f32| coverage(rank / (rank + 1.0));
+        assert_eq!(of_rank(0.0), 0.0);
+        // A word of the question that stands once in the text, by the formula of `ts_rank`; and in headings, many times.
+        assert!((of_rank(0.3 / 1.644_934) - 0.456).abs() < 1e-3);
+        assert!((of_rank(0.3) - 0.75).abs() < 1e-6);
+        assert_eq!((of_rank(0.6), coverage(1.0), coverage(0.5)), (1.0, 1.0, 1.0));
     }
 }

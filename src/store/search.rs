@@ -57,6 +57,18 @@ const KNOWN_KEYS: Statement = Statement {
     types: &[Type::UUID, Type::UUID],
 };
 
+const MEASURES: Statement = Statement {
+    name: "search/measures",
+    sql: include_str!("sql/search/measures.sql"),
+    types: &[Type::UUID_ARRAY, Type::FLOAT4_ARRAY, Type::TEXT, Type::BOOL, Type::TEXT, Type::BOOL],
+};
+
+const NEIGHBOURS: Statement = Statement {
+    name: "search/neighbours",
+    sql: include_str!("sql/search/neighbours.sql"),
+    types: &[Type::UUID, Type::UUID_ARRAY, Type::INT4_ARRAY, Type::TEXT, Type::INT8],
+};
+
 /// A chunk that was found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FallbackHit {
@@ -76,10 +88,34 @@ pub struct FallbackHit {
     pub ordinal: u32,
     /// The text.
     pub content: String,
-    /// 0 to 1, higher is better: the cosine, or the rank of full text.
+    /// 0 to 1, higher is better: the cosine, or the rank of full text by one more than it.
     pub score: f32,
     /// The document's metadata with the chunk's on top, as JSON.
     pub metadata_json: String,
+}
+
+/// What the lists would measure a chunk by.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measures {
+    /// Which chunk.
+    pub chunk_id: Uuid,
+    /// Its cosine with the question's embedding; 0 without one.
+    pub similarity: f32,
+    /// As [`FallbackHit::score`] of the keyword list; 0 without a word of the question.
+    pub rank: f32,
+    /// Its embedding, `[dimensions]`, if it was asked for.
+    pub embedding: Option<Vec<f32>>,
+}
+
+/// A chunk that stands next to a hit in its document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FallbackNeighbour {
+    /// Its id.
+    pub chunk_id: Uuid,
+    /// Its place among the document's chunks, from 0.
+    pub ordinal: u32,
+    /// The text.
+    pub content: String,
 }
 
 /// A filter's key that no chunk has a value for.
@@ -136,6 +172,65 @@ pub async fn keyword(
         [&id, &generation_id, &words, &filter, &limit, &analyzer, &is_prefix, &phrases, &excluded];
     let found = tx.query(&KEYWORD, &parameters).await?;
     found.iter().map(|row| read(&KEYWORD, row)).collect()
+}
+
+/// What both lists would measure the chunks of these ids by, in any order, and with their embeddings if `with_embeddings`.
+///
+/// # Errors
+/// If Postgres is away or the dimensions differ.
+pub async fn measures(
+    tx: &mut TenantTx,
+    base: &KnowledgeBaseRow,
+    chunk_ids: &[Uuid],
+    embedding: Option<&[f32]>,
+    question: &Question<'_>,
+    is_prefix: bool,
+    with_embeddings: bool,
+) -> Result<Vec<Measures>, StoreError> {
+    let (words, analyzer) = (question.words(), base.analyzer.name());
+    let parameters: [&(dyn ToSql + Sync); 6] =
+        [&chunk_ids, &embedding, &words, &with_embeddings, &analyzer, &is_prefix];
+    let rows = tx.query(&MEASURES, &parameters).await?;
+    let read = |row: &Row| {
+        let row = Reader::new(&MEASURES, row);
+        Ok(Measures {
+            chunk_id: row.get("id")?,
+            similarity: row.get::<Option<f32>>("similarity")?.unwrap_or(0.0),
+            rank: row.get("rank")?,
+            embedding: row.get("embedding")?,
+        })
+    };
+    rows.iter().map(read).collect()
+}
+
+/// For each of `hits` the chunks up to `distance` places before or after it in its document that pass the filter, in order.
+///
+/// # Errors
+/// If Postgres is away.
+pub async fn neighbours(
+    tx: &mut TenantTx,
+    base: &KnowledgeBaseRow,
+    hits: &[&FallbackHit],
+    filter: Option<&Value>,
+    distance: u32,
+) -> Result<Vec<Vec<FallbackNeighbour>>, StoreError> {
+    let documents: Vec<Uuid> = hits.iter().map(|hit| hit.document_id.0).collect();
+    let ordinals: Vec<i32> = hits.iter().map(|hit| i32::try_from(hit.ordinal).unwrap_or(i32::MAX)).collect();
+    let (filter, distance) = (filter.map(Value::to_string), i64::from(distance));
+    let rows = tx.query(&NEIGHBOURS, &[&base.generation_id, &documents, &ordinals, &filter, &distance]).await?;
+    let mut neighbours = vec![Vec::new(); hits.len()];
+    for row in &rows {
+        let row = Reader::new(&NEIGHBOURS, row);
+        let place = row.count("place")? as usize;
+        if let Some(of_hit) = place.checked_sub(1).and_then(|at| neighbours.get_mut(at)) {
+            of_hit.push(FallbackNeighbour {
+                chunk_id: row.get("id")?,
+                ordinal: row.small_count("ordinal")?,
+                content: row.get("content")?,
+            });
+        }
+    }
+    Ok(neighbours)
 }
 
 /// The first of a filter's `keys` that no chunk has a value for, which tells a mistyped key from one that nothing fits; none

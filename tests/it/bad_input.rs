@@ -51,6 +51,19 @@ async fn bodies_that_do_not_fit_are_told_apart() {
         ("blank query",           b"{\"query\": \"  \"}".to_vec(),                          400, "invalid", "query"),
         ("top_k 0",               b"{\"query\": \"a\", \"top_k\": 0}".to_vec(),             400, "invalid", "top_k"),
         ("top_k 101",             b"{\"query\": \"a\", \"top_k\": 101}".to_vec(),           400, "invalid", "top_k"),
+        ("min_score -0.1",        b"{\"query\": \"a\", \"min_score\": -0.1}".to_vec(),    400, "invalid", "min_score"),
+        ("min_score 1.1",         b"{\"query\": \"a\", \"min_score\": 1.1}".to_vec(),     400, "invalid", "min_score"),
+        ("min_score 1e39",        b"{\"query\": \"a\", \"min_score\": 1e39}".to_vec(),    400, "invalid", "min_score"),
+        ("diversity 1.1",         b"{\"query\": \"a\", \"diversity\": 1.1}".to_vec(),     400, "invalid", "diversity"),
+        ("diversity true",        b"{\"query\": \"a\", \"diversity\": true}".to_vec(),    400, "invalid", "diversity"),
+        ("expand 4",              b"{\"query\": \"a\", \"expand\": 4}".to_vec(),          400, "invalid", "expand"),
+        ("expand -1",             b"{\"query\": \"a\", \"expand\": -1}".to_vec(),         400, "invalid", "expand"),
+        ("group by heading",      b"{\"query\": \"a\", \"group_by\": \"heading\"}".to_vec(), 400, "invalid", "group_by"),
+        ("recency without key",   b"{\"query\": \"a\", \"recency\": {\"half_life_days\": 1}}".to_vec(), 400, "invalid", "recency.key"),
+        ("recency of nothing",    json!({ "query": "a", "recency": { "key": "lang", "half_life_days": 0 } }).to_string().into(), 400, "invalid", "recency.half_life_days"),
+        ("recency of ages",       json!({ "query": "a", "recency": { "key": "lang", "half_life_days": 36_501 } }).to_string().into(), 400, "invalid", "recency.half_life_days"),
+        ("recency of a slip",     json!({ "query": "a", "recency": { "key": "lnag", "half_life_days": 1 } }).to_string().into(), 400, "invalid", "recency.key"),
+        ("recency with more",     json!({ "query": "a", "recency": { "key": "lang", "half_life_days": 1, "x": 1 } }).to_string().into(), 400, "invalid", "recency.x"),
         ("oversized query",       json!({ "query": "a".repeat(8_193) }).to_string().into(), 400, "invalid", "query"),
         ("NUL",                   b"{\"query\": \"a\\u0000b\"}".to_vec(),                   400, "invalid", ""),
         ("raw NUL",               b"{\"query\": \"a\0b\"}".to_vec(),                        400, "invalid", ""),
@@ -71,7 +84,17 @@ async fn bodies_that_do_not_fit_are_told_apart() {
             assert_eq!(problem["fields"][0]["field"], field, "{what}: {problem}");
         }
     }
-    assert_eq!(acme.client.post(&format!("{base}/search"), &json!({ "query": "text" })).await.status, 200);
+    let most = json!({
+        "query": "text", "top_k": 100, "min_score": 1, "diversity": 1, "expand": 3, "highlight": true, "explain": true,
+        "group_by": "document", "recency": { "key": "lang", "half_life_days": 36_500 },
+    });
+    let least = json!({
+        "query": "t", "top_k": 1, "min_score": 0, "diversity": 0, "expand": 0, "highlight": false, "group_by": null,
+        "recency": { "key": "lang", "half_life_days": 0.001 },
+    });
+    for request in [json!({ "query": "text" }), most, least] {
+        assert_eq!(acme.client.post(&format!("{base}/search"), &request).await.status, 200, "{request}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -109,7 +109,7 @@ async fn another_encoder_gives_what_a_fresh_build_gives_and_searches_go_on() {
     assert_eq!((all[0]["total"].as_u64(), all[1]["state"].as_str()), (Some(30), Some("active")), "{all:?}");
     for mode in ["semantic", "hybrid", "keyword"] {
         let answer = acme.search(&id, &json!({ "query": "part 2 of document 7", "mode": mode })).await;
-        assert_eq!((answer["results"].as_array().unwrap().len(), answer["partial"].as_bool()), (5, Some(false)));
+        assert_eq!((answer["results"].as_array().unwrap().len(), answer.get("partial")), (5, None));
     }
     service.open();
     until_switched(&acme.client, &id, &generation).await;

@@ -53,7 +53,7 @@ async fn every_answer_has_the_form_that_the_document_says() {
         let body = match (&route.method, route.pattern) {
             (&Method::POST, "/v1/knowledge-bases") => json!({ "name": "another" }).to_string(),
             (&Method::POST, pattern) if pattern.ends_with("/search") => {
-                json!({ "query": "secret", "explain": true }).to_string()
+                json!({ "query": "secret", "explain": true, "expand": 1, "highlight": true }).to_string()
             }
             (&Method::POST, pattern) if pattern.ends_with("/delete-documents") => {
                 json!({ "filter": { "type": "eq", "key": "lang", "value": "none" } }).to_string()

@@ -144,11 +144,128 @@ async fn explain_says_how_each_hit_was_found() {
     let answer = acme.search(&id, &request).await;
     let hit = &answer["results"][0];
     assert_eq!(hit["explain"]["keyword"]["rank"], 1, "{answer}");
-    assert!(hit["explain"]["semantic"]["score"].is_number(), "{answer}");
+    assert!(hit["explain"]["semantic"]["raw"].is_number(), "{answer}");
     assert!(answer["explain"].is_object());
     let plain = acme.search(&id, &json!({ "query": "pg_stat_activity sessions" })).await;
     assert!(plain.get("explain").is_none() && plain["results"][0].get("explain").is_none());
     assert_eq!(external_ids(&answer), external_ids(&plain));
+}
+
+/// Three documents of three chunks each, of different ages, all about the same.
+async fn with_parts(memory_bytes: &str) -> (TestApp, Tenant, String) {
+    let settings =
+        [("TERTULIA_RETRIEVAL_MEMORY_BYTES_MAX", memory_bytes), ("TERTULIA_RETRIEVAL_CHUNK_TOKENS_MAX", "64")];
+    let app = TestApp::start_with(&settings).await;
+    let acme = app.tenant("acme").await;
+    let id = acme.knowledge_base("manual").await;
+    let mut version = 0;
+    for (name, date, lang) in
+        [("old", json!("2000-01-01"), "en"), ("new", json!(4_000_000_000_u64), "en"), ("plain", json!(null), "de")]
+    {
+        let part = |part: &str| {
+            format!(
+                "# {part} of {name}\n\nVacuuming {part} reclaims the storage of dead rows. {}\n\n",
+                "Rows take space. ".repeat(6)
+            )
+        };
+        let content = ["First", "Second", "Third"].map(part).concat();
+        let metadata = json!({ "date": date, "lang": lang });
+        let document =
+            json!({ "content": content, "content_type": "text/markdown", "title": name, "metadata": metadata });
+        version = acme.put_document(&id, name, &document).await;
+    }
+    if memory_bytes == "0" {
+        until("it is let go", async || {
+            let base = acme.client.get(&format!("/v1/knowledge-bases/{id}")).await.json();
+            (base["status"] == "does_not_fit").then_some(())
+        })
+        .await;
+    } else {
+        acme.until_in_memory(&id, version).await;
+    }
+    (app, acme, id)
+}
+
+fn scores(answer: &Value) -> Vec<f64> {
+    answer["results"].as_array().unwrap().iter().map(|hit| hit["score"].as_f64().unwrap()).collect()
+}
+
+async fn check_options(acme: &Tenant, id: &str, source: &str) {
+    for mode in ["hybrid", "semantic", "keyword"] {
+        let search = async |options: Value| -> Value {
+            let mut request = json!({ "query": "how do I vacuum dead rows?", "mode": mode, "top_k": 20 });
+            request.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+            let answer = acme.search(id, &request).await;
+            assert_eq!(answer["source"], source);
+            assert!(answer.get("partial").is_none(), "{answer}");
+            answer
+        };
+        let all = search(json!({})).await;
+        assert_eq!(all["results"].as_array().unwrap().len(), 9, "{source} {mode}: {all}");
+        let all_scores = scores(&all);
+        assert!(all_scores.iter().all(|score| (0.0..=1.0).contains(score)), "{source} {mode}: {all_scores:?}");
+
+        // A threshold between two scores; what is left out is what is below, and fewer wanted changes no score.
+        let mut sorted = all_scores.clone();
+        sorted.sort_by(f64::total_cmp);
+        let least = sorted[4];
+        let good = search(json!({ "min_score": least })).await;
+        let expected: Vec<f64> = all_scores.iter().copied().filter(|score| *score >= least).collect();
+        assert_eq!(scores(&good), expected, "{source} {mode}");
+        assert_eq!(scores(&search(json!({ "top_k": 1 })).await)[0], all_scores[0]);
+        assert!(scores(&search(json!({ "min_score": 1 })).await).is_empty());
+
+        let filter = json!({ "type": "eq", "key": "lang", "value": "en" });
+        let grouped = search(json!({ "group_by": "document", "top_k": 2, "diversity": 0.3, "filter": filter })).await;
+        let mut names = external_ids(&grouped);
+        names.sort_unstable();
+        assert_eq!(names, ["new", "old"], "{source} {mode}");
+        assert_eq!(search(json!({ "group_by": "document" })).await["results"].as_array().unwrap().len(), 3);
+
+        let recency = json!({ "key": "date", "half_life_days": 365 });
+        let recent = search(json!({ "recency": recency, "group_by": "document" })).await;
+        assert_eq!(external_ids(&recent).last(), Some(&"old"), "{source} {mode}");
+        assert!(scores(&recent)[2] < scores(&recent)[1] * 1e-6, "{source} {mode}: {recent}");
+
+        let shown = search(json!({ "expand": 1, "highlight": true, "explain": true })).await;
+        for hit in shown["results"].as_array().unwrap() {
+            let ordinal = hit["ordinal"].as_u64().unwrap();
+            let ordinals = |side: &str| -> Vec<u64> {
+                hit[side].as_array().unwrap().iter().map(|near| near["ordinal"].as_u64().unwrap()).collect()
+            };
+            assert_eq!(ordinals("before"), (ordinal.saturating_sub(1)..ordinal).collect::<Vec<_>>(), "{hit}");
+            assert_eq!(ordinals("after"), (ordinal + 1..(ordinal + 2).min(3)).collect::<Vec<_>>(), "{hit}");
+            let units: Vec<u16> = hit["content"].as_str().unwrap().encode_utf16().collect();
+            let marked = hit["highlights"].as_array().unwrap().iter().map(|range| {
+                let [start, end] = ["start", "end"].map(|end| range[end].as_u64().unwrap() as usize);
+                String::from_utf16(&units[start..end]).unwrap()
+            });
+            let marked: Vec<String> = marked.collect();
+            assert!(marked.contains(&"Vacuuming".to_owned()) && marked.contains(&"dead".to_owned()), "{marked:?}");
+            assert!(marked.iter().all(|word| word != "the"), "{marked:?}");
+            assert_eq!(hit["explain"]["semantic"].is_null(), mode == "keyword", "{hit}");
+            assert_eq!(hit["explain"]["keyword"].is_null(), mode == "semantic", "{hit}");
+        }
+        assert_eq!(shown["explain"]["mode"], mode);
+        assert_eq!(shown["explain"]["rounds"], 1);
+        assert_eq!(external_ids(&shown), external_ids(&all));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn options_shape_the_answer_of_memory() {
+    let (_app, acme, id) = with_parts("1073741824").await;
+    check_options(&acme, &id, "memory").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn options_shape_the_answer_of_postgres() {
+    let (_app, acme, id) = with_parts("0").await;
+    check_options(&acme, &id, "postgres").await;
+    // Nothing of another tenant's comes with the options.
+    let slip = json!({ "query": "rows", "recency": { "key": "dtae", "half_life_days": 1 } });
+    let reply = acme.client.post(&format!("/v1/knowledge-bases/{id}/search"), &slip).await;
+    assert_eq!((reply.status, reply.json()["fields"][0]["field"].as_str()), (400, Some("recency.key")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use tertulia_index::{Chunk, Mode};
 use uuid::Uuid;
 
-use crate::plain::Question;
+use crate::plain::{DATE, Question};
 
 pub(crate) const DIMENSIONS: usize = 16;
 const WORDS: [&str; 12] = [
@@ -46,7 +46,18 @@ fn words(at_most: usize) -> impl Strategy<Value = String> {
 }
 
 fn scalar() -> impl Strategy<Value = Value> {
-    select(vec![json!("a"), json!("b"), json!("é"), json!(1), json!(2.5), json!(-3), json!(true), json!(false)])
+    let of_every_kind = vec![
+        json!("a"),
+        json!("b"),
+        json!("é"),
+        json!(DATE.0),
+        json!(1),
+        json!(2.5),
+        json!(-3),
+        json!(true),
+        json!(false),
+    ];
+    select(of_every_kind)
 }
 
 fn metadata() -> impl Strategy<Value = Map<String, Value>> {
@@ -118,8 +129,29 @@ pub(crate) fn question() -> impl Strategy<Value = Question> {
     ];
     let cut = prop_oneof![1 => Just(0_usize), 1 => 1..4_usize];
     let text = (words(4), cut).prop_map(|(text, cut)| text[..text.len().saturating_sub(cut)].trim_end().to_owned());
-    (text, conditions, any::<bool>(), embedding(), select(vec![0_usize, 1, 3, 10, 100]), mode, option::of(filter()))
-        .prop_map(|(text, (phrases, excluded), prefix, embedding, top_k, mode, filter)| Question {
+    let asked = (
+        text,
+        conditions,
+        any::<bool>(),
+        embedding(),
+        select(vec![0_usize, 1, 3, 10, 100]),
+        mode,
+        option::of(filter()),
+    );
+    // Half of the questions have no options.
+    let key = select(vec!["lang", "year", "tags", "rare"]).prop_map(str::to_owned);
+    let options = (
+        prop_oneof![2 => Just(0.0_f32), 1 => select(vec![0.001, 0.1, 0.25, 0.5, 0.75, 1.0])],
+        any::<bool>(),
+        prop_oneof![2 => Just(0.0_f32), 1 => select(vec![0.25, 0.5, 1.0])],
+        option::weighted(0.3, (key, 1_u64..4)),
+        0_u32..4,
+    );
+    let options = prop_oneof![Just((0.0, false, 0.0, None, 0)), options];
+    (asked, options).prop_map(|(asked, options)| {
+        let (text, (phrases, excluded), prefix, embedding, top_k, mode, filter) = asked;
+        let (min_score, group_by_document, diversity, recency, expand) = options;
+        Question {
             text,
             phrases,
             excluded,
@@ -128,5 +160,11 @@ pub(crate) fn question() -> impl Strategy<Value = Question> {
             top_k,
             mode,
             filter,
-        })
+            min_score,
+            group_by_document,
+            diversity,
+            recency,
+            expand,
+        }
+    })
 }

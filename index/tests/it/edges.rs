@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use serde_json::json;
-use tertulia_index::{ApplyError, Batch, Chunk, Filter, Fusion, Index, Mode, Query, SearchError};
+use tertulia_index::{ApplyError, Batch, Chunk, Filter, Fusion, Index, Mode, Neighbour, Options, Query, SearchError};
 use uuid::Uuid;
 
 use crate::{draw::DIMENSIONS, settings};
@@ -33,7 +33,17 @@ fn batch(version: u64, upserts: Vec<Chunk>) -> Batch {
 }
 
 fn query<'a>(text: &'a str, embedding: Option<&'a [f32]>, mode: Mode) -> Query<'a> {
-    Query { text, embedding, top_k: 10, mode, prefix: false, filter: None, fusion: Fusion::default(), explain: false }
+    Query {
+        text,
+        embedding,
+        top_k: 10,
+        mode,
+        prefix: false,
+        filter: None,
+        fusion: Fusion::default(),
+        options: Options::default(),
+        explain: false,
+    }
 }
 
 fn found(index: &Index, query: &Query<'_>) -> Vec<(u128, f32)> {
@@ -176,7 +186,10 @@ fn scores_say_what_they_mean() {
     let semantic = found(&index, &query("", Some(&embedding), Mode::Semantic));
     assert_eq!(semantic, [(1, 1.0), (3, 0.0), (2, 0.0)], "opposite comes last, and no score is negative");
     let hybrid = found(&index, &query("vacuum", Some(&embedding), Mode::Hybrid));
-    assert_eq!(hybrid[0], (1, 1.0), "first in both lists");
+    let keyword = found(&index, &query("vacuum", None, Mode::Keyword));
+    assert_eq!(hybrid[0], (1, (1.0 + 2.0 * keyword[0].1) / 3.0), "the mean of both, weighted");
+    let locks = hybrid.iter().find(|(id, _)| *id == 3).expect("all are hits");
+    assert_eq!(locks.1, 0.0, "across, and without a word");
     let alone = found(&index, &query("vacuum", None, Mode::Keyword));
     let with_unknown = found(&index, &query("vacuum nowhere", None, Mode::Keyword));
     assert!(alone[0].1 > alone[1].1 && alone[0].1 < 1.0);
@@ -201,17 +214,119 @@ fn explanations_are_stable_json() {
             "fusion": { "constant": 10.0, "semantic_weight": 1.0, "keyword_weight": 2.0 },
             "chunks": 2,
             "segments": 1,
-            "filter": { "matches": 1 },
+            "rounds": 1,
+            "filter": { "matches": 1, "share": 0.5, "way": "scan" },
             "semantic": { "listed": 1, "estimated": 0, "scanned": 1, "rescored": 1 },
             "keyword": { "listed": 1, "terms": 1, "postings": 1, "ceiling": keyword.ceiling },
         })
     );
     let explain = answer.hits[0].explain.expect("it was asked for");
-    assert_eq!(explain.semantic.map(|place| (place.rank, place.score)), Some((1, 1.0)));
-    assert_eq!(explain.keyword.map(|place| place.rank), Some(1));
-    let keys: Vec<String> =
-        serde_json::to_value(explain).expect("JSON").as_object().expect("one").keys().cloned().collect();
-    assert_eq!(keys, ["semantic", "keyword"]);
+    let raw = explain.keyword.expect("a keyword list").raw;
+    assert_eq!(
+        serde_json::to_value(explain).expect("JSON"),
+        json!({
+            "relevance": 1.0,
+            "recency": null,
+            "semantic": { "rank": 1, "raw": 1.0, "score": 1.0 },
+            "keyword": { "rank": 1, "raw": raw, "score": raw / keyword.ceiling },
+        })
+    );
+}
+
+#[test]
+fn explanations_say_what_a_list_would_measure_that_a_hit_is_not_in() {
+    let index = Index::new(settings());
+    // The first has the word and is across; all others are near, and have it not.
+    let chunks = (1..=40).map(|n| match n {
+        1 => chunk(n, "vacuum", axis(1, 1.0)),
+        _ => chunk(n, "other", axis(0, 1.0)),
+    });
+    index.apply(batch(1, chunks.collect())).expect("a sound batch");
+    let embedding = axis(0, 1.0);
+    let filter = Filter::from_json(&json!({ "type": "gt", "key": "number", "value": 99 })).expect("a filter");
+    let asked = Query { explain: true, ..query("vacuum", Some(&embedding), Mode::Hybrid) };
+    let answer = index.search(&asked).expect("an answer");
+    let semantic = |at: usize| answer.hits[at].explain.expect("it was asked for").semantic.expect("one");
+    let keyword = |at: usize| answer.hits[at].explain.expect("it was asked for").keyword.expect("one");
+    assert_eq!(answer.hits[0].chunk_id(), Uuid::from_u128(1));
+    assert_eq!((semantic(0).rank, semantic(0).raw, keyword(0).rank), (None, 0.0, Some(1)));
+    assert_eq!((semantic(1).rank, keyword(1).rank, keyword(1).raw), (Some(1), None, 0.0));
+    assert_eq!(answer.hits[0].score, 2.0 * keyword(0).score / 3.0);
+
+    for (mode, way) in [(Mode::Hybrid, "none"), (Mode::Keyword, "none")] {
+        let answer = index.search(&Query { filter: Some(&filter), mode, ..asked }).expect("an answer");
+        let explain = serde_json::to_value(answer.explain).expect("JSON");
+        assert_eq!(explain["filter"], json!({ "matches": 0, "share": 0.0, "way": way }), "{mode:?}");
+    }
+    let most = Filter::from_json(&json!({ "type": "gt", "key": "number", "value": 1 })).expect("a filter");
+    let answer = index.search(&Query { filter: Some(&most), mode: Mode::Keyword, ..asked }).expect("an answer");
+    assert_eq!(serde_json::to_value(answer.explain).expect("JSON")["filter"]["way"], "words");
+}
+
+#[test]
+fn as_many_documents_come_back_as_fit_however_deep_they_are() {
+    let index = Index::new(settings());
+    // The first document has nearly all, and the best.
+    let chunks = (1..=2_000).map(|n| {
+        let mut one = chunk(n, "word", axis(0, 1.0));
+        if n > 1_990 {
+            one.document_id = Uuid::from_u128(n);
+            one.embedding[1] = 1.0;
+            one.content.push_str(" and others that make it longer");
+        }
+        one
+    });
+    index.apply(batch(1, chunks.collect())).expect("a sound batch");
+    let embedding = axis(0, 1.0);
+    let options = Options { group_by_document: true, ..Options::default() };
+    for mode in [Mode::Hybrid, Mode::Semantic, Mode::Keyword] {
+        for (top_k, expected) in [(1, 1), (10, 10), (11, 11), (12, 11)] {
+            let asked = Query { top_k, options, explain: true, ..query("word", Some(&embedding), mode) };
+            let answer = index.search(&asked).expect("an answer");
+            assert_eq!(answer.hits.len(), expected, "{mode:?}");
+            assert_eq!(answer.hits[0].document_id(), Uuid::from_u128(1));
+            assert_eq!(answer.explain.expect("it was asked for").rounds > 1, top_k > 1);
+        }
+        let best = Options { min_score: 0.999, ..options };
+        let asked = Query { top_k: 5, options: best, explain: true, ..query("word", Some(&embedding), mode) };
+        let answer = index.search(&asked).expect("an answer");
+        assert_eq!(answer.hits.len(), usize::from(mode == Mode::Semantic));
+    }
+}
+
+#[test]
+fn no_list_becomes_longer_once_nothing_else_can_be_good_enough() {
+    let index = Index::new(settings());
+    let chunks = (1..=2_000).map(|n| chunk(n, if n < 9 { "word" } else { "other" }, axis((n > 8).into(), 1.0)));
+    index.apply(batch(1, chunks.collect())).expect("a sound batch");
+    let embedding = axis(0, 1.0);
+    let options = Options { min_score: 0.4, ..Options::default() };
+    for mode in [Mode::Hybrid, Mode::Semantic, Mode::Keyword] {
+        let asked = Query { top_k: 20, options, explain: true, ..query("word", Some(&embedding), mode) };
+        let answer = index.search(&asked).expect("an answer");
+        assert_eq!((answer.hits.len(), answer.explain.expect("it was asked for").rounds), (8, 1), "{mode:?}");
+    }
+}
+
+#[test]
+fn hits_show_their_neighbours_and_the_words() {
+    let index = Index::new(settings());
+    let chunks =
+        (0..5).map(|n| chunk(n + 1, ["one", "two", "Vacuuming; vacuum", "four", "five"][n as usize], axis(0, 1.0)));
+    index.apply(batch(1, chunks.collect())).expect("a sound batch");
+    let filter = Filter::from_json(&json!({ "type": "ne", "key": "number", "value": 5 })).expect("a filter");
+    let options = Options { expand: 2, highlight: true, ..Options::default() };
+    let asked = Query { filter: Some(&filter), options, ..query("vacuum", None, Mode::Keyword) };
+    let answer = index.search(&asked).expect("an answer");
+    let hit = &answer.hits[0];
+    let contents = |neighbours: &[Neighbour]| {
+        neighbours.iter().map(|neighbour| neighbour.content().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(contents(&hit.before), ["one", "two"]);
+    assert_eq!(contents(&hit.after), ["four"], "what the filter keeps out is not shown");
+    assert_eq!(hit.highlights, Some(vec![0..9, 11..17]));
+    let plain = index.search(&query("vacuum", None, Mode::Keyword)).expect("an answer");
+    assert!(plain.hits[0].before.is_empty() && plain.hits[0].highlights.is_none());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
 use proptest::{strategy::Strategy, strategy::ValueTree, test_runner::TestRunner};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::json;
-use tertulia_index::{Batch, Chunk, Filter, Fusion, Index, Mode, Query, Settings};
+use tertulia_index::{Batch, Chunk, Filter, Fusion, Index, Mode, Options, Query, Settings};
 use uuid::Uuid;
 
 use crate::{assert_same, draw, plain::Plain, settings};
@@ -52,6 +52,7 @@ fn segments(index: &Index) -> usize {
         prefix: false,
         filter: None,
         fusion: Fusion::default(),
+        options: Options::default(),
         explain: true,
     };
     index.search(&query).expect("an answer").explain.expect("it was asked for").segments
@@ -141,6 +142,7 @@ fn a_batch_is_seen_whole_while_everything_is_moved() {
                     prefix: false,
                     filter: Some(&filter),
                     fusion: Fusion::default(),
+                    options: Options::default(),
                     explain: false,
                 };
                 let answer = index.search(&query).expect("an answer");

@@ -8,9 +8,9 @@ mod large;
 mod plain;
 
 use serde_json::to_string;
-use tertulia_index::{Analyzer, Answer, Filter, Fusion, Index, Query, SearchError, Settings};
+use tertulia_index::{Analyzer, Answer, Filter, Fusion, Index, Neighbour, Query, SearchError, Settings};
 
-use plain::{Plain, Question, UnknownKey};
+use plain::{Expected, Plain, Question, UnknownKey};
 
 /// Settings of every index here.
 fn settings() -> Settings {
@@ -27,6 +27,7 @@ fn ask(index: &Index, question: &Question) -> Result<Answer, SearchError> {
         prefix: question.prefix,
         filter: filter.as_ref(),
         fusion: Fusion::default(),
+        options: question.options(),
         explain: true,
     })
 }
@@ -36,11 +37,21 @@ fn assert_same(index: &Index, plain: &Plain, question: &Question) {
     assert_eq!((index.version(), index.len()), (plain.version, plain.chunks.len()));
     let answer = match (ask(index, question), plain.answer(question, &Fusion::default())) {
         (Ok(answer), Ok(expected)) => {
-            let found: Vec<_> = answer.hits.iter().map(|hit| (hit.chunk_id(), hit.score)).collect();
+            let ids = |neighbours: &[Neighbour]| neighbours.iter().map(Neighbour::chunk_id).collect();
+            let found = answer.hits.iter().map(|hit| Expected {
+                id: hit.chunk_id(),
+                score: hit.score,
+                before: ids(&hit.before),
+                after: ids(&hit.after),
+            });
+            let found: Vec<_> = found.collect();
             assert_eq!(found, expected, "{question:?}");
             answer
         }
-        (Err(SearchError::UnknownKey { key, known }), Err(UnknownKey(expected))) => {
+        (
+            Err(SearchError::UnknownKey { key, known } | SearchError::UnknownRecencyKey { key, known }),
+            Err(UnknownKey(expected)),
+        ) => {
             assert_eq!(key, expected);
             assert!(!known.contains(&key));
             return;
@@ -60,6 +71,12 @@ fn assert_same(index: &Index, plain: &Plain, question: &Question) {
         assert_eq!(hit.metadata_json(), to_string(&chunk.metadata).expect("JSON"));
         assert!((0.0..=1.0).contains(&hit.score));
         let explain = hit.explain.expect("it was asked for");
-        assert!(explain.semantic.is_some() || explain.keyword.is_some());
+        let ranks = [explain.semantic, explain.keyword].map(|place| place.and_then(|place| place.rank));
+        assert!(ranks.iter().any(Option::is_some));
+        let neighbours = hit.before.iter().chain(&hit.after);
+        for neighbour in neighbours {
+            let chunk = &plain.chunks[&neighbour.chunk_id()];
+            assert_eq!((neighbour.ordinal(), neighbour.content()), (chunk.ordinal, chunk.content.as_str()));
+        }
     }
 }

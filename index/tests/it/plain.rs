@@ -1,10 +1,13 @@
 //! The plain implementation: a map of chunks, and each answer worked out from all of them. Nothing is shared with the
 //! index but the analyzer, and sums are made in the same order, so answers must be the same to the last bit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde_json::Value;
-use tertulia_index::{Analyzer, Batch, Chunk, Fusion, Mode};
+use tertulia_index::{Analyzer, Batch, Chunk, Fusion, Mode, Options, Recency};
 use uuid::Uuid;
 
 /// A question to both.
@@ -22,6 +25,43 @@ pub(crate) struct Question {
     pub(crate) mode: Mode,
     /// In the form that `Filter::from_json` reads.
     pub(crate) filter: Option<Value>,
+    pub(crate) min_score: f32,
+    pub(crate) group_by_document: bool,
+    pub(crate) diversity: f32,
+    /// Key and half-life in seconds; it is [`NOW`].
+    pub(crate) recency: Option<(String, u64)>,
+    pub(crate) expand: u32,
+}
+
+/// Seconds since 1970.
+pub(crate) const NOW: f64 = 10.0;
+/// What may stand in metadata, and the second that it is.
+pub(crate) const DATE: (&str, f64) = ("1970-01-01T00:00:04Z", 4.0);
+
+impl Question {
+    pub(crate) fn options(&self) -> Options<'_> {
+        Options {
+            min_score: self.min_score,
+            group_by_document: self.group_by_document,
+            diversity: self.diversity,
+            recency: self.recency.as_ref().map(|(key, half_life)| Recency {
+                key,
+                half_life: Duration::from_secs(*half_life),
+                now: NOW,
+            }),
+            expand: self.expand,
+            highlight: false,
+        }
+    }
+}
+
+/// What an answer should have.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Expected {
+    pub(crate) id: Uuid,
+    pub(crate) score: f32,
+    pub(crate) before: Vec<Uuid>,
+    pub(crate) after: Vec<Uuid>,
 }
 
 impl Question {
@@ -58,49 +98,122 @@ impl Plain {
         self.version = batch.version;
     }
 
-    /// Ids and scores, best first.
-    pub(crate) fn answer(&self, question: &Question, fusion: &Fusion) -> Result<Vec<(Uuid, f32)>, UnknownKey> {
-        if let Some(filter) = &question.filter {
-            let has = |chunk: &Chunk, key: &str| chunk.metadata.get(key).is_some_and(|value| !value.is_null());
-            for key in keys(filter) {
-                if !self.chunks.is_empty() && !self.chunks.values().any(|chunk| has(chunk, &key)) {
-                    return Err(UnknownKey(key));
-                }
+    /// Hits, best first.
+    pub(crate) fn answer(&self, question: &Question, fusion: &Fusion) -> Result<Vec<Expected>, UnknownKey> {
+        let keys_asked = question.recency.iter().map(|(key, _)| key.clone());
+        for key in keys_asked.chain(question.filter.iter().flat_map(keys)) {
+            let has = |chunk: &Chunk| chunk.metadata.get(&key).is_some_and(|value| !value.is_null());
+            if !self.chunks.is_empty() && !self.chunks.values().any(has) {
+                return Err(UnknownKey(key));
             }
         }
         let is_nothing =
             !question.excluded.is_empty() && question.ranking().is_empty() && question.mode != Mode::Semantic;
+        // What may be shown beside a hit, and what may be one.
+        let is_shown = |chunk: &Chunk| question.filter.as_ref().is_none_or(|filter| fits(filter, chunk));
         let passes = |chunk: &Chunk| {
             let is_worded = question.mode == Mode::Semantic
                 || question.phrases.iter().all(|phrase| has_phrase(chunk, phrase))
                     && !question.excluded.iter().any(|excluded| has_phrase(chunk, excluded));
-            !is_nothing && is_worded && question.filter.as_ref().is_none_or(|filter| fits(filter, chunk))
+            !is_nothing && is_worded && is_shown(chunk)
         };
-        let list_len = if question.mode == Mode::Hybrid { (2 * question.top_k).max(20) } else { question.top_k };
-        let semantic = || self.semantic(&question.embedding, list_len, passes);
-        let keyword = || self.keyword(&question.ranking(), question.prefix, list_len, passes);
-        let mut found = match question.mode {
-            Mode::Semantic => semantic().into_iter().map(|(id, score)| (id, score.clamp(0.0, 1.0))).collect(),
-            Mode::Keyword => keyword(),
-            Mode::Hybrid => fused(&semantic(), &keyword(), fusion),
+        let all_semantic = self.semantic(&question.embedding, passes);
+        let (all_keyword, ceiling) = self.keyword(&question.ranking(), question.prefix, passes);
+        let score_of = |cosine: f32, keyword: f32| {
+            let (semantic, keyword) = (cosine.clamp(0.0, 1.0), if ceiling > 0.0 { keyword / ceiling } else { 0.0 });
+            match question.mode {
+                Mode::Semantic => semantic,
+                Mode::Keyword => keyword,
+                Mode::Hybrid => (fusion.semantic_weight * semantic + fusion.keyword_weight * keyword) / 3.0,
+            }
         };
-        found.truncate(question.top_k);
-        Ok(found)
-    }
+        let raws = |list: &[(Uuid, f32)]| list.iter().copied().collect::<BTreeMap<_, _>>();
+        let (cosines, keywords) = (raws(&all_semantic), raws(&all_keyword));
+        let raw = |raws: &BTreeMap<Uuid, f32>, id| raws.get(&id).copied().unwrap_or(0.0);
+        let weight = |id: Uuid| question.recency.as_ref().map_or(1.0, |recency| weight(&self.chunks[&id], recency));
+        let score = |id| score_of(raw(&cosines, id), raw(&keywords, id)) * weight(id);
 
-    fn semantic(&self, embedding: &[f32], k: usize, passes: impl Fn(&Chunk) -> bool) -> Vec<(Uuid, f32)> {
-        let cosine = |chunk: &Chunk| {
-            let dot = |left: &[f32], right: &[f32]| {
-                left.iter().zip(right).map(|(left, right)| f64::from(left * right)).sum::<f64>()
+        let mut depth = match question.mode {
+            _ if question.diversity > 0.0 || question.recency.is_some() => (10 * question.top_k).max(100),
+            Mode::Hybrid => (2 * question.top_k).max(20),
+            _ => question.top_k,
+        };
+        let chosen = loop {
+            let first = |list: &[(Uuid, f32)]| list.iter().copied().take(depth).collect::<Vec<_>>();
+            let (semantic, keyword) = match question.mode {
+                Mode::Semantic => (first(&all_semantic), Vec::new()),
+                Mode::Keyword => (Vec::new(), first(&all_keyword)),
+                Mode::Hybrid => (first(&all_semantic), first(&all_keyword)),
             };
-            let lengths = dot(embedding, embedding).sqrt() * dot(&chunk.embedding, &chunk.embedding).sqrt();
-            (dot(embedding, &chunk.embedding) / lengths) as f32
+            let mut ranked: Vec<(Uuid, f32)> = match question.mode {
+                Mode::Semantic => semantic.iter().map(|(id, cosine)| (*id, score_of(*cosine, 0.0))).collect(),
+                Mode::Keyword => keyword.iter().map(|(id, raw)| (*id, score_of(0.0, *raw))).collect(),
+                Mode::Hybrid => fused(&semantic, &keyword, fusion),
+            };
+            ranked.iter_mut().for_each(|(id, relevance)| *relevance *= weight(*id));
+            ranked.sort_by(|left, right| right.1.total_cmp(&left.1));
+            ranked.retain(|(id, _)| score(*id) >= question.min_score);
+            let mut documents = BTreeSet::new();
+            ranked.retain(|(id, _)| !question.group_by_document || documents.insert(self.chunks[id].document_id));
+            let chosen = self.diverse(ranked, question.top_k, question.diversity);
+            let last = |list: &[(Uuid, f32)]| list.get(depth.wrapping_sub(1)).map(|(_, raw)| *raw);
+            let lasts = [last(&semantic), last(&keyword)];
+            let reach = score_of(lasts[0].unwrap_or(0.0), lasts[1].unwrap_or(0.0));
+            if chosen.len() >= question.top_k || lasts == [None, None] || reach < question.min_score {
+                break chosen;
+            }
+            depth *= 4;
         };
-        best(self.chunks.values().filter(|chunk| passes(chunk)).map(|chunk| (chunk.id, cosine(chunk))), k)
+        let neighbours = |id: Uuid, is_side: fn(u32, u32) -> bool| {
+            let hit = &self.chunks[&id];
+            let of_document = self.chunks.values().filter(|chunk| chunk.document_id == hit.document_id);
+            let mut near: Vec<&Chunk> = of_document.filter(|chunk| is_side(chunk.ordinal, hit.ordinal)).collect();
+            near.retain(|chunk| chunk.ordinal.abs_diff(hit.ordinal) <= question.expand && is_shown(chunk));
+            near.sort_by_key(|chunk| (chunk.ordinal, chunk.id));
+            near.into_iter().map(|chunk| chunk.id).collect()
+        };
+        let expected = |id| Expected {
+            id,
+            score: score(id),
+            before: neighbours(id, |ordinal, of_hit| ordinal < of_hit),
+            after: neighbours(id, |ordinal, of_hit| ordinal > of_hit),
+        };
+        Ok(chosen.into_iter().map(expected).collect())
     }
 
-    /// BM25 with headings counted twice, as a share of what no chunk can reach.
-    fn keyword(&self, text: &str, prefix: bool, k: usize, passes: impl Fn(&Chunk) -> bool) -> Vec<(Uuid, f32)> {
+    /// One after the other, what is relevant and unlike all before.
+    fn diverse(&self, mut ranked: Vec<(Uuid, f32)>, top_k: usize, diversity: f32) -> Vec<Uuid> {
+        if diversity == 0.0 {
+            return ranked.into_iter().take(top_k).map(|(id, _)| id).collect();
+        }
+        let mut chosen: Vec<Uuid> = Vec::new();
+        let mut nearest: BTreeMap<Uuid, f32> = BTreeMap::new();
+        while chosen.len() < top_k && !ranked.is_empty() {
+            let gain = |(id, relevance): &(Uuid, f32)| (1.0 - diversity) * relevance - diversity * nearest[id];
+            // The first is the most relevant even where relevance counts for nothing.
+            let mut at = 0;
+            if !chosen.is_empty() {
+                let gains: Vec<f32> = ranked.iter().map(gain).collect();
+                let most = gains.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                at = gains.iter().position(|gain| *gain == most).expect("one of them");
+            }
+            let (next, _) = ranked.remove(at);
+            for (id, _) in &ranked {
+                let near = cosine(&self.chunks[&next].embedding, &self.chunks[id].embedding);
+                nearest.entry(*id).and_modify(|nearest| *nearest = nearest.max(near)).or_insert(near);
+            }
+            chosen.push(next);
+        }
+        chosen
+    }
+
+    fn semantic(&self, embedding: &[f32], passes: impl Fn(&Chunk) -> bool) -> Vec<(Uuid, f32)> {
+        let passing = self.chunks.values().filter(|chunk| passes(chunk));
+        best(passing.map(|chunk| (chunk.id, cosine(embedding, &chunk.embedding))))
+    }
+
+    /// BM25 with headings counted twice, and what no chunk can reach.
+    fn keyword(&self, text: &str, prefix: bool, passes: impl Fn(&Chunk) -> bool) -> (Vec<(Uuid, f32)>, f32) {
         let mut words: BTreeMap<Uuid, (u32, BTreeMap<String, u32>)> =
             self.chunks.iter().map(|(id, chunk)| (*id, words_of(chunk))).collect();
         let count = words.len() as f64;
@@ -158,15 +271,30 @@ impl Plain {
             }
             (score > 0.0).then_some((chunk.id, score))
         });
-        best(scored, k).into_iter().map(|(id, score)| (id, score / ceiling)).collect()
+        (best(scored), ceiling)
     }
 }
 
-/// The best `k`, ties by id.
-fn best(scored: impl Iterator<Item = (Uuid, f32)>, k: usize) -> Vec<(Uuid, f32)> {
+fn cosine(left: &[f32], right: &[f32]) -> f32 {
+    let dot =
+        |left: &[f32], right: &[f32]| left.iter().zip(right).map(|(left, right)| f64::from(left * right)).sum::<f64>();
+    (dot(left, right) / (dot(left, left).sqrt() * dot(right, right).sqrt())) as f32
+}
+
+/// Half for each half-life, one for a chunk without a time.
+fn weight(chunk: &Chunk, (key, half_life): &(String, u64)) -> f32 {
+    let at = match chunk.metadata.get(key) {
+        Some(Value::Number(seconds)) => seconds.as_f64().expect("a number"),
+        Some(Value::String(text)) if text == DATE.0 => DATE.1,
+        _ => return 1.0,
+    };
+    0.5_f64.powf((NOW - at) / *half_life as f64) as f32
+}
+
+/// Best first, ties by id.
+fn best(scored: impl Iterator<Item = (Uuid, f32)>) -> Vec<(Uuid, f32)> {
     let mut scored: Vec<_> = scored.collect();
     scored.sort_by(|left, right| right.1.total_cmp(&left.1).then(left.0.cmp(&right.0)));
-    scored.truncate(k);
     scored
 }
 
@@ -180,7 +308,7 @@ fn fused(semantic: &[(Uuid, f32)], keyword: &[(Uuid, f32)], fusion: &Fusion) -> 
             *scores.entry(*id).or_default() += weight / (constant + f64::from(rank)) / most;
         }
     }
-    best(scores.into_iter().map(|(id, score)| (id, score.min(1.0) as f32)), usize::MAX)
+    best(scores.into_iter().map(|(id, score)| (id, score.min(1.0) as f32)))
 }
 
 /// Weighted length, and weighted frequency by term.

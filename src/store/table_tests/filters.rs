@@ -1,7 +1,7 @@
 //! What a filter means in SQL, which is what it means in the in-process index.
 
 use serde_json::{Map, Value, json};
-use tertulia_index::{Analyzer, Batch, Chunk, Filter, Fusion, Index, Mode, Query, Settings};
+use tertulia_index::{Analyzer, Batch, Chunk, Filter, Fusion, Index, Mode, Options, Query, Settings};
 use uuid::Uuid;
 
 use super::TestDatabase;
@@ -34,6 +34,7 @@ fn matches_in_the_index(metadata: &str, filter: &Value) -> bool {
         prefix: false,
         filter: Some(&filter),
         fusion: Fusion::default(),
+        options: Options::default(),
         explain: false,
     };
     index.search(&query).unwrap().hits.iter().any(|hit| hit.chunk_id() == Uuid::from_u128(1))

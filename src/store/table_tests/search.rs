@@ -200,6 +200,74 @@ async fn a_filter_holds_inside_of_both_searches() {
     tx.commit().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn measures_are_those_of_the_lists() {
+    let db = TestDatabase::create().await;
+    let (ctx, rival) = (db.tenant("acme").await, db.tenant("rival").await);
+    let base = db.base(&ctx, "docs").await;
+    db.put(&ctx, &base, "a", 10).await;
+    put(&db, &ctx, &base, &document("x"), &[chunk(0, "replication and vacuum")]).await;
+    let (embedding, question) = ([1.0, 4.2, 0.5], Question::plain("vacuum of text"));
+    let mut tx = db.tx(&ctx).await;
+    let near = search::semantic(&mut tx, &base, &embedding, &question, None, 20).await.unwrap();
+    let worded = search::keyword(&mut tx, &base, &question, false, None, 20).await.unwrap();
+    let ids: Vec<_> = near.iter().map(|hit| hit.chunk_id).collect();
+    assert_eq!((ids.len(), worded.len()), (11, 11));
+    for with_embeddings in [false, true] {
+        let measures =
+            search::measures(&mut tx, &base, &ids, Some(&embedding), &question, false, with_embeddings).await.unwrap();
+        assert_eq!(measures.len(), 11);
+        for found in measures {
+            let in_list = |list: &[FallbackHit]| list.iter().find(|hit| hit.chunk_id == found.chunk_id).unwrap().score;
+            assert!((in_list(&near) - found.similarity).abs() < 1e-6);
+            assert_eq!(in_list(&worded), found.rank);
+            assert_eq!(found.embedding.map(|embedding| embedding.len()), with_embeddings.then_some(3));
+        }
+    }
+    let wordless =
+        search::measures(&mut tx, &base, &ids[..1], None, &Question::plain("the"), false, false).await.unwrap();
+    assert_eq!((wordless[0].similarity, wordless[0].rank), (0.0, 0.0));
+    tx.commit().await.unwrap();
+    let mut tx = db.tx(&rival).await;
+    assert!(search::measures(&mut tx, &base, &ids, Some(&embedding), &question, false, true).await.unwrap().is_empty());
+    tx.commit().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neighbours_are_of_the_same_document_and_pass_the_filter() {
+    let db = TestDatabase::create().await;
+    let (ctx, rival) = (db.tenant("acme").await, db.tenant("rival").await);
+    let base = db.base(&ctx, "docs").await;
+    let chunks: Vec<_> = (0..6_u32)
+        .map(|at| NewChunk { metadata: object(json!({ "at": at })), ..chunk(at, &format!("text {at}")) })
+        .collect();
+    put(&db, &ctx, &base, &document("a"), &chunks).await;
+    put(&db, &ctx, &base, &document("b"), &chunks[..2]).await;
+    let mut tx = db.tx(&ctx).await;
+    let hits = search::keyword(&mut tx, &base, &Question::plain("text"), false, None, 20).await.unwrap();
+    let hit = |external_id: &str, ordinal| {
+        hits.iter().find(|hit| hit.external_id == external_id && hit.ordinal == ordinal).unwrap()
+    };
+    let asked = [hit("a", 3), hit("b", 0), hit("a", 0)];
+    let filter = json!({ "type": "ne", "key": "at", "value": 2 });
+    for (filter, distance, expected) in [
+        (None, 1, [vec![2, 4], vec![1], vec![1]]),
+        (None, 3, [vec![0, 1, 2, 4, 5], vec![1], vec![1, 2, 3]]),
+        (Some(&filter), 2, [vec![1, 4, 5], vec![1], vec![1]]),
+    ] {
+        let found = search::neighbours(&mut tx, &base, &asked, filter, distance).await.unwrap();
+        let ordinals: Vec<Vec<u32>> =
+            found.iter().map(|of_hit| of_hit.iter().map(|neighbour| neighbour.ordinal).collect()).collect();
+        assert_eq!(ordinals, expected, "{filter:?}");
+        assert!(found[0].iter().all(|neighbour| neighbour.content == format!("text {}", neighbour.ordinal)));
+    }
+    tx.commit().await.unwrap();
+    let mut tx = db.tx(&rival).await;
+    let foreign = search::neighbours(&mut tx, &base, &asked, None, 3).await.unwrap();
+    assert!(foreign.iter().all(Vec::is_empty), "another tenant's");
+    tx.commit().await.unwrap();
+}
+
 /// With the count of a large knowledge base and an index that was built on nothing, which is the worst that can be.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_knowledge_base_gets_as_many_hits_as_match() {

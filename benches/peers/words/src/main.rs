@@ -15,7 +15,7 @@ use tantivy::{
     schema::{Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions},
 };
 use tertulia::knowledge::extract::MediaType;
-use tertulia_index::{Analyzer, Batch, Chunk, Fusion, Index, Mode, Query, Settings};
+use tertulia_index::{Analyzer, Batch, Chunk, Fusion, Index, Mode, Options, Query, Settings};
 
 /// The server's own.
 #[global_allocator]
@@ -49,6 +49,7 @@ fn main() {
                 mode: Mode::Keyword,
                 filter: None,
                 fusion: Fusion::default(),
+                options: Options::default(),
                 explain: false,
             };
             black_box(index.search(&query).expect("an answer").hits.len());
