@@ -527,10 +527,9 @@ fn deleted_since(then: &[Part], now: &[Part]) -> Vec<Uuid> {
 fn plan_merge(parts: &[Part], chunks_max: usize, idle: impl Fn(&Part) -> bool) -> Vec<Part> {
     let mut by_size: Vec<&Part> = parts.iter().filter(|part| idle(part)).collect();
     by_size.sort_by_key(|part| part.len());
-    let (mut smaller, mut word_sizes, mut take) = (0, [0, 0], 0);
+    let (mut smaller, mut word_sizes, mut take) = (0, [0; 3], 0);
     for (at, part) in by_size.iter().enumerate() {
-        let [terms, postings] = part.segment.words.sizes();
-        word_sizes = [word_sizes[0] + terms, word_sizes[1] + postings];
+        word_sizes.iter_mut().zip(part.segment.words.sizes()).for_each(|(sum, size)| *sum += size);
         if smaller + part.len() > chunks_max || word_sizes.iter().any(|size| *size > u32::MAX as usize) {
             break;
         }

@@ -25,6 +25,7 @@ mod segment;
 mod signs;
 mod snapshot;
 mod strings;
+mod terms;
 mod vectors;
 mod words;
 

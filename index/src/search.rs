@@ -22,7 +22,7 @@ use crate::{
     index::{Part, Settings, View},
     kernels,
     payload::Row,
-    question::{Conditions, Question},
+    question::{Conditions, Fitting, Question},
     segment::{Segment, unit},
     vectors::{self, VectorWay, Vectors, VectorsView, Visited},
     words::{self, WordsView},
@@ -352,31 +352,20 @@ pub(crate) fn search(settings: &Settings, view: &View, query: &Query<'_>) -> Res
         Mode::Semantic => Question::plain(query.text),
         Mode::Keyword | Mode::Hybrid => Question::parse(query.text),
     };
-    let fitting = Conditions::of(&question, settings.analyzer)
-        .map(|conditions| timed(&mut timings.words, || fitting(&conditions, view, kept.as_deref())));
-    let live: Vec<Option<&Bits>> = match fitting.as_ref().or(kept.as_ref()) {
-        Some(kept) => kept.iter().map(Some).collect(),
-        None => view.parts.iter().map(Part::live).collect(),
-    };
     let shown: Vec<Option<&Bits>> = match &kept {
         Some(kept) => kept.iter().map(Some).collect(),
         None => view.parts.iter().map(Part::live).collect(),
     };
-    let asked = Asked {
-        settings,
-        view,
-        query,
-        words: question.words(),
-        embedding: embedding.as_deref(),
-        live: &live,
-        shown: &shown,
-    };
+    let mut demands = Conditions::of(&question, settings.analyzer)
+        .map(|conditions| timed(&mut timings.words, || Demands::of(conditions, view, &shown)));
+    let asked =
+        Asked { settings, view, query, words: question.words(), embedding: embedding.as_deref(), shown: &shown };
 
     let mut visited = Visited::default();
     let (mut depth, mut rounds, mut postings) = (options.depth(query.mode, query.top_k), 0, 0);
     let (lists, chosen) = loop {
         rounds += 1;
-        let lists = asked.lists(depth, &mut visited, &mut timings);
+        let lists = asked.lists(depth, demands.as_mut(), &mut visited, &mut timings);
         postings += lists.postings;
         let chosen = timed(&mut timings.fuse, || asked.choose(&lists));
         let reach = answer::reach(&lists.semantic, &lists.keyword, depth, &lists.scale);
@@ -429,9 +418,7 @@ struct Asked<'a> {
     words: &'a str,
     /// At unit length; none in [`Mode::Keyword`].
     embedding: Option<&'a [f32]>,
-    /// For each part the documents that may be found; all if `None`.
-    live: &'a [Option<&'a Bits>],
-    /// For each part the documents that may stand beside what is found; all if `None`.
+    /// For each part the documents that the filter keeps, which may stand beside what is found; all if `None`.
     shown: &'a [Option<&'a Bits>],
 }
 
@@ -455,24 +442,37 @@ struct Lists {
 
 impl Asked<'_> {
     /// Lists of up to `depth` chunks.
-    fn lists(&self, depth: usize, visited: &mut Visited, timings: &mut Timings) -> Lists {
+    fn lists(
+        &self,
+        depth: usize,
+        mut demands: Option<&mut Demands>,
+        visited: &mut Visited,
+        timings: &mut Timings,
+    ) -> Lists {
         let (query, view) = (self.query, self.view);
         let semantic = self.embedding.map(|embedding| {
             // Of several rounds, the last one tells how.
             visited.ways.clear();
             timed(&mut timings.vectors, || {
-                let views = zip_parts(view, self.live, |part, live| VectorsView {
-                    vectors: &part.segment.vectors,
-                    live,
-                    ids: part.segment.payload.ids(),
-                });
-                vectors::search(&views, embedding, depth, visited)
+                listed(view, self.shown, demands.as_deref_mut(), depth, |live, depth| {
+                    let views = zip_parts(view, live, |part, live| VectorsView {
+                        vectors: &part.segment.vectors,
+                        live,
+                        ids: part.segment.payload.ids(),
+                    });
+                    vectors::search(&views, embedding, depth, visited)
+                })
             })
         });
-        let keyword = match query.mode {
-            Mode::Semantic => words::Found::default(),
-            _ => timed(&mut timings.words, || self.words_among(self.live, depth)),
-        };
+        let mut keyword = words::Found::default();
+        if query.mode != Mode::Semantic {
+            keyword.candidates = timed(&mut timings.words, || {
+                listed(view, self.shown, demands, depth, |live, depth| {
+                    keyword = self.words_among(live, depth);
+                    std::mem::take(&mut keyword.candidates)
+                })
+            });
+        }
         let scale = Scale { mode: query.mode, fusion: query.fusion, keyword_ceiling: keyword.ceiling };
         Lists {
             semantic: semantic.map(places).unwrap_or_default(),
@@ -488,7 +488,6 @@ impl Asked<'_> {
         let views = zip_parts(self.view, live, |part, live| WordsView {
             words: &part.segment.words,
             counts: part.words_live(),
-            alive: part.live(),
             live,
             ids: part.segment.payload.ids(),
         });
@@ -636,13 +635,55 @@ fn kept_by(filter: &Filter, view: &View) -> Result<Vec<Bits>, SearchError> {
     Ok(view.parts.iter().map(kept).collect())
 }
 
-/// The documents of each part that fulfil what the question demands, of those that the filter kept.
-fn fitting(conditions: &Conditions, view: &View, kept: Option<&[Bits]>) -> Vec<Bits> {
-    let fitting = |(at, part): (usize, &Part)| {
-        let live = kept.map_or(part.live(), |kept| Some(&kept[at]));
-        conditions.kept(&part.segment.words, live, |doc| part.segment.words_doc(doc))
-    };
-    view.parts.iter().enumerate().map(fitting).collect()
+/// What the question demands, and which documents of each part fulfil it, as far as is known so far.
+struct Demands {
+    conditions: Conditions,
+    fitting: Vec<Fitting>,
+}
+
+impl Demands {
+    /// Of the documents in `kept`, all if `None`.
+    fn of(conditions: Conditions, view: &View, kept: &[Option<&Bits>]) -> Self {
+        let fitting = zip_parts(view, kept, |part, kept| conditions.fitting(&part.segment.words, kept));
+        Self { fitting, conditions }
+    }
+
+    fn are_met(&mut self, view: &View, place: &Candidate) -> bool {
+        let segment = &view.parts[place.segment as usize].segment;
+        let fitting = &mut self.fitting[place.segment as usize];
+        self.conditions.settle(fitting, place.doc, || segment.words_doc(place.doc))
+    }
+}
+
+/// The best `k` documents of those in `kept`, all if `None`, that meet the demands. `find` gives as many as it is told to
+/// of those it is given, best first.
+///
+/// Texts are looked at from the best document on, so that of many with the words of a phrase only so many are read as
+/// come in. One that does not fit is left out and the next best are found, twice as many each time.
+fn listed(
+    view: &View,
+    kept: &[Option<&Bits>],
+    demands: Option<&mut Demands>,
+    k: usize,
+    mut find: impl FnMut(&[Option<&Bits>], usize) -> Vec<Candidate>,
+) -> Vec<Candidate> {
+    let Some(demands) = demands else { return find(kept, k) };
+    let mut wanted = k;
+    loop {
+        let live: Vec<Option<&Bits>> = demands.fitting.iter().map(|fitting| Some(&fitting.kept)).collect();
+        let mut found = find(&live, wanted);
+        let is_all = found.len() < wanted;
+        let mut missing = k;
+        found.retain(|place| {
+            let fits = missing > 0 && demands.are_met(view, place);
+            missing -= usize::from(fits);
+            fits
+        });
+        if is_all || found.len() >= k {
+            return found;
+        }
+        wanted = wanted.saturating_mul(2);
+    }
 }
 
 /// Whether a live chunk has the key; an empty index knows all keys.

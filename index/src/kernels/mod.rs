@@ -301,6 +301,19 @@ pub(crate) fn squares(codes: &[i8], fine: &[i8]) -> (f64, f64) {
     (residual as f64, length as f64)
 }
 
+/// Writes for each of `scores` 1 if it is at least `threshold`, 0 if not.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2", "x86_64+avx2", "aarch64+neon"))]
+pub(crate) fn are_at_least(scores: &[f32], threshold: f32, are: &mut [u8]) {
+    are_at_least_any(scores, threshold, are);
+}
+
+#[inline(always)]
+fn are_at_least_any(scores: &[f32], threshold: f32, are: &mut [u8]) {
+    for (score, is) in scores.iter().zip(are) {
+        *is = u8::from(*score >= threshold);
+    }
+}
+
 /// Makes of each document's length, in `parts`, the part of a term's `weight` that it has: `weight · tf / (tf + base
 /// + slope · length)`, `tf` being the low 8 bits of the posting.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2", "x86_64+avx2", "aarch64+neon"))]
@@ -372,7 +385,7 @@ mod tests {
     use crate::bits::Bits;
 
     /// Everything that the kernels give for one drawn input, as bits.
-    type Outcome = (Vec<u32>, Vec<u32>, u32, Vec<u32>, Vec<u32>, Vec<u32>);
+    type Outcome = (Vec<u32>, Vec<u32>, u32, Vec<u32>, Vec<u32>, Vec<u32>, Vec<u8>);
 
     fn bits(values: &[f32]) -> Vec<u32> {
         values.iter().map(|value| value.to_bits()).collect()
@@ -435,7 +448,9 @@ mod tests {
                     sum_single_any(&input.left, &input.ids, &mut single);
                     let mut parts: Vec<f32> = (1..=input.postings.len()).map(|length| length as f32).collect();
                     saturate_any(&input.postings, 3.21, 0.3, 0.0123, &mut parts);
-                    (bits(&upper), bits(&maxima), dot.to_bits(), bits(&half), bits(&single), bits(&parts))
+                    let mut are = vec![2; parts.len()];
+                    are_at_least_any(&parts, parts[parts.len() / 2], &mut are);
+                    (bits(&upper), bits(&maxima), dot.to_bits(), bits(&half), bits(&single), bits(&parts), are)
                 }
             }
         };

@@ -121,7 +121,7 @@ fn filter() -> impl Strategy<Value = Value> {
 
 pub(crate) fn question() -> impl Strategy<Value = Question> {
     let mode = select(vec![Mode::Hybrid, Mode::Semantic, Mode::Keyword]);
-    let phrase = || vec(select(WORDS.as_slice()), 1..=2).prop_map(|words| words.join(" "));
+    let phrase = || vec(select(WORDS.as_slice()), 1..=3).prop_map(|words| words.join(" "));
     // Most questions are plain.
     let conditions = prop_oneof![
         2 => Just((vec![], vec![])),

@@ -376,6 +376,33 @@ fn what_is_excluded_is_in_neither_list() {
     assert_eq!(found(&index, &Query { prefix: false, ..typing }).len(), 0);
 }
 
+#[test]
+fn the_best_come_first_of_those_that_have_a_phrase() {
+    let index = Index::new(settings());
+    // Many with all words of the phrase, few with the phrase, not the best of them.
+    let text = |number: u128| match number % 400 {
+        0 => "a long text that says at its end: dead tuples".to_owned(),
+        _ => format!("tuples, w{number}, dead tuples w{number}").replace("dead tuples", "dead, no tuples"),
+    };
+    let upserts = (0..2_000).map(|number| chunk(number, &text(number), axis(number as usize % 16, 1.0))).collect();
+    index.apply(batch(1, upserts)).expect("a sound batch");
+    let embedding = axis(3, 1.0);
+    for mode in [Mode::Keyword, Mode::Hybrid] {
+        for top_k in [0, 1, 4, 5, 6, 100] {
+            let query = Query { top_k, ..query("\"dead tuples\"", Some(&embedding), mode) };
+            let mut found: Vec<u128> = found(&index, &query).into_iter().map(|(number, _)| number).collect();
+            if mode == Mode::Hybrid {
+                found.sort_unstable();
+            }
+            let expected: Vec<u128> = (0..5).map(|number| number * 400).take(top_k).collect();
+            assert_eq!(found.len(), expected.len(), "{mode:?}, {top_k}");
+            assert!(top_k < 5 && mode == Mode::Hybrid || found == expected, "{found:?}");
+        }
+    }
+    let without = query("tuples -\"dead no\"", None, Mode::Keyword);
+    assert_eq!(found(&index, &without).len(), 5);
+}
+
 proptest! {
     #[test]
     fn any_text_can_be_asked(text in "(?s).{0,40}|[\"“” \\-a-c_.:']{0,20}", prefix in any::<bool>()) {

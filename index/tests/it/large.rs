@@ -177,7 +177,7 @@ fn a_batch_is_seen_whole_while_everything_is_moved() {
 
 #[test]
 fn memory_per_chunk_stays_small() {
-    // Texts of about a kilobyte from 20,000 words, and vectors of 256 dimensions: 1,280 bytes of f32 and codes.
+    // Texts of about a kilobyte from 20,000 words, and vectors of 256 dimensions: 512 bytes.
     const COUNT: usize = 2_000;
     let rng = &mut StdRng::seed_from_u64(3);
     let index = Index::new(Settings { dimensions: 256, ..settings() });
@@ -195,5 +195,5 @@ fn memory_per_chunk_stays_small() {
         .collect();
     index.apply(Batch { version: 1, upserts, deletions: Vec::new() }).expect("a sound batch");
     let per_chunk = index.memory_bytes() / COUNT;
-    assert!((2_280..=1_280 + 3_000).contains(&per_chunk), "{per_chunk} bytes a chunk");
+    assert!((1_512..=1_512 + 800).contains(&per_chunk), "{per_chunk} bytes a chunk");
 }

@@ -219,6 +219,8 @@ impl Plain {
         let count = words.len() as f64;
         let average = (words.values().map(|(length, _)| f64::from(*length)).sum::<f64>() / count).max(1.0);
         let mut asked = terms_of(Analyzer::English, text);
+        // The one that is typed, and how many chunks have each of the terms that it stands for, all together.
+        let mut unfinished = None;
         if prefix && let Some(last) = text.split(' ').next_back().filter(|last| !last.is_empty()) {
             // A name of several parts is the first of its terms.
             let whole = asked.len() - terms_of(Analyzer::English, last).len();
@@ -233,6 +235,8 @@ impl Plain {
                 let shorter = (3..form.len()).rev().map(|end| form[..end].to_owned());
                 meant.extend(shorter.into_iter().find(|term| known.contains(term)));
             }
+            let frequency = |term: &String| words.values().filter(|(_, terms)| terms.contains_key(term)).count();
+            unfinished = Some((form.clone() + "\u{1}", meant.iter().map(frequency).sum::<usize>() as f64));
             // A term of its own, right behind that of the same name.
             asked[whole] = form + "\u{1}";
             for (_, frequencies) in words.values_mut() {
@@ -247,6 +251,10 @@ impl Plain {
         let mut weights: Vec<(String, f32)> = weights.into_iter().collect();
         for (term, weight) in &mut weights {
             let with = words.values().filter(|(_, frequencies)| frequencies.contains_key(term)).count() as f64;
+            let with = match &unfinished {
+                Some((form, together)) if form == term => count.min(*together),
+                _ => with,
+            };
             *weight *= ((count - with + 0.5) / (with + 0.5)).ln_1p() as f32;
         }
         weights.sort_by(|left, right| right.1.total_cmp(&left.1).then(left.0.cmp(&right.0)));
