@@ -16,6 +16,7 @@ pub mod encoders;
 pub mod extract;
 pub mod generations;
 pub mod loaded;
+pub mod recall;
 pub mod search;
 pub mod snapshots;
 pub mod sync;
@@ -23,7 +24,7 @@ pub mod sync;
 use std::sync::Arc;
 
 use self::encoders::Encoders;
-use crate::{compute::Compute, config::RetrievalConfig, store::Store};
+use crate::{compute::Compute, config::RetrievalConfig, store::Store, tasks::Tasks};
 
 /// What the use cases take and give as the store has it, so that callers need not know of the store.
 pub use crate::store::{
@@ -43,7 +44,9 @@ pub struct Knowledge {
     compute: Arc<Compute>,
     loaded: Arc<LoadedBases>,
     sync: Arc<sync::Sync>,
+    tasks: Tasks,
     config: RetrievalConfig,
+    recall: Arc<recall::RecallWatch>,
 }
 
 impl Knowledge {
@@ -55,9 +58,16 @@ impl Knowledge {
         compute: Arc<Compute>,
         loaded: Arc<LoadedBases>,
         sync: Arc<sync::Sync>,
+        tasks: Tasks,
         config: RetrievalConfig,
     ) -> Self {
-        Self { store, encoders, builder, compute, loaded, sync, config }
+        let recall = Arc::default();
+        Self { store, encoders, builder, compute, loaded, sync, tasks, config, recall }
+    }
+
+    /// How much of what was to be found graphs have found lately.
+    pub fn recall(&self) -> &recall::RecallWatch {
+        &self.recall
     }
 
     /// Has `key`, which is being searched, loaded, or brought up to `version` if it is; Postgres answers until it is there.
