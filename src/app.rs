@@ -183,7 +183,6 @@ impl Stack {
             compute.clone(),
             loaded,
             sync.clone(),
-            tasks.clone(),
             config.retrieval.clone(),
         );
         let app = Arc::new(App {

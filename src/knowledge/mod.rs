@@ -24,7 +24,7 @@ pub mod sync;
 use std::sync::Arc;
 
 use self::encoders::Encoders;
-use crate::{compute::Compute, config::RetrievalConfig, store::Store, tasks::Tasks};
+use crate::{compute::Compute, config::RetrievalConfig, store::Store};
 
 /// What the use cases take and give as the store has it, so that callers need not know of the store.
 pub use crate::store::{
@@ -44,9 +44,7 @@ pub struct Knowledge {
     compute: Arc<Compute>,
     loaded: Arc<LoadedBases>,
     sync: Arc<sync::Sync>,
-    tasks: Tasks,
     config: RetrievalConfig,
-    recall: Arc<recall::RecallWatch>,
 }
 
 impl Knowledge {
@@ -58,16 +56,14 @@ impl Knowledge {
         compute: Arc<Compute>,
         loaded: Arc<LoadedBases>,
         sync: Arc<sync::Sync>,
-        tasks: Tasks,
         config: RetrievalConfig,
     ) -> Self {
-        let recall = Arc::default();
-        Self { store, encoders, builder, compute, loaded, sync, tasks, config, recall }
+        Self { store, encoders, builder, compute, loaded, sync, config }
     }
 
     /// How much of what was to be found graphs have found lately.
     pub fn recall(&self) -> &recall::RecallWatch {
-        &self.recall
+        self.sync.recall()
     }
 
     /// Has `key`, which is being searched, loaded, or brought up to `version` if it is; Postgres answers until it is there.

@@ -298,11 +298,8 @@ impl Knowledge {
             && (!has_options || index.len() <= INLINE_OPTIONS_CHUNKS_MAX)
             // For phrases, texts are read again.
             && request.question().conditions() == 0;
-        if let Some(embedding) = &question.embedding
-            && index.has_graph()
-            && self.recall.is_due()
-        {
-            self.repeat(key, index.clone(), embedding.clone(), request.filter.clone());
+        if let Some(embedding) = &question.embedding {
+            self.recall().sample(key, &index, embedding, request.filter.as_ref());
         }
         let search = move || {
             let query = Query {
@@ -321,37 +318,6 @@ impl Knowledge {
         let outcome = if inline { search() } else { self.compute.run(search).await? };
         let answer = outcome.map_err(search_error)?;
         Ok(Found::Memory { answer, partial })
-    }
-
-    /// Searches once more in the background, with and without graphs.
-    fn repeat(&self, key: BaseKey, index: Arc<tertulia_index::Index>, embedding: Vec<f32>, filter: Option<Filter>) {
-        let (compute, recall) = (self.compute.clone(), self.recall.clone());
-        self.tasks.spawn(async move {
-            let repeated = compute.run_in_background(move || {
-                let query = Query {
-                    text: "",
-                    embedding: Some(&embedding),
-                    top_k: 1,
-                    mode: Mode::Semantic,
-                    prefix: false,
-                    filter: filter.as_ref(),
-                    fusion: Fusion::default(),
-                    options: Options::default(),
-                    explain: false,
-                };
-                index.watch_graphs(&query)
-            });
-            // Where it fails, the search itself failed, and said so.
-            let Ok(Ok(Some(watch))) = repeated.await else { return };
-            recall.note(&watch);
-            let knowledge_base_id = key.knowledge_base_id;
-            for (recall, breadth) in &watch.widened {
-                tracing::info!(%knowledge_base_id, recall, breadth, "a graph found too little; it is searched wider");
-            }
-            if watch.let_go > 0 {
-                tracing::warn!(%knowledge_base_id, "a graph found too little and was let go; its segment is scanned");
-            }
-        });
     }
 
     /// The vector of the question, where the mode needs one, by the encoder of that fingerprint.
