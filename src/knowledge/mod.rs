@@ -13,16 +13,18 @@ pub mod by_filter;
 pub mod chunking;
 pub mod documents;
 pub mod encoders;
+pub mod endpoint;
 pub mod extract;
 pub mod generations;
 pub mod loaded;
+pub mod rerank;
 pub mod search;
 pub mod snapshots;
 pub mod sync;
 
 use std::sync::Arc;
 
-use self::encoders::Encoders;
+use self::{encoders::Encoders, rerank::Reranker};
 use crate::{compute::Compute, config::RetrievalConfig, store::Store};
 
 /// What the use cases take and give as the store has it, so that callers need not know of the store.
@@ -39,6 +41,8 @@ pub use loaded::{Base, BaseKey, LoadedBases};
 pub struct Knowledge {
     store: Arc<Store>,
     encoders: Arc<Encoders>,
+    /// None if the server has none.
+    reranker: Option<Reranker>,
     builder: Arc<generations::Builder>,
     compute: Arc<Compute>,
     loaded: Arc<LoadedBases>,
@@ -57,7 +61,12 @@ impl Knowledge {
         sync: Arc<sync::Sync>,
         config: RetrievalConfig,
     ) -> Self {
-        Self { store, encoders, builder, compute, loaded, sync, config }
+        Self { store, encoders, reranker: None, builder, compute, loaded, sync, config }
+    }
+
+    /// The room with `reranker` for searches that ask for one.
+    pub fn with_reranker(self, reranker: Option<Reranker>) -> Self {
+        Self { reranker, ..self }
     }
 
     /// Has `key`, which is being searched, loaded, or brought up to `version` if it is; Postgres answers until it is there.
