@@ -99,6 +99,7 @@ impl App {
             index_bytes: indexes.iter().map(|index| index.memory_bytes()).sum(),
             index_loads,
             index_unloads,
+            recall_at_10: self.knowledge.recall().recall_at_10(),
             sync_lag_versions: bases.iter().map(|base| base.lag()).max().unwrap_or(0),
         };
         self.metrics.render(&gauges)

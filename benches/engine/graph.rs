@@ -44,6 +44,8 @@ struct Case {
 
 struct Set {
     questions: Vec<Vec<f32>>,
+    /// Others, for searches that are repeated to see what the graph misses.
+    others: Vec<Vec<f32>>,
     rows: Vec<f32>,
     cases: Vec<Case>,
 }
@@ -79,7 +81,11 @@ pub(crate) fn run(rows: usize, dimensions: Option<usize>) -> anyhow::Result<()> 
         resident_bytes()?.saturating_sub(resident) >> 20,
         built.recall,
     );
+    println!("searched with {} candidates", built.breadth);
     report("graph", &index, &set)?;
+    if watch(&index, &set)? > 0 {
+        report("wider", &index, &set)?;
+    }
 
     let folder = tempfile::tempdir()?;
     let begun = Instant::now();
@@ -92,6 +98,29 @@ pub(crate) fn run(rows: usize, dimensions: Option<usize>) -> anyhow::Result<()> 
     let scanned = restore(folder.path(), &settings(VectorSearch::Scan), "without it")?;
     drop(scanned);
     beside(folder.path(), &settings(VectorSearch::Graph), &set)
+}
+
+/// Repeats searches as the server does with a sample of its own, until the graph is searched as wide as it takes; how often
+/// it was widened.
+fn watch(index: &Index, set: &Set) -> anyhow::Result<usize> {
+    let mut widened = 0;
+    loop {
+        let (before, mut is_told) = (widened, false);
+        for question in &set.others {
+            let Some(watch) = index.watch_graphs(&query(Mode::Semantic, "", question, TOP_K))? else { continue };
+            is_told |= watch.wanted > 0;
+            for (recall, breadth) in watch.widened {
+                println!("recall@10 of other questions {recall:.4}: searched with {breadth} candidates from now on");
+                widened += 1;
+            }
+        }
+        if !is_told {
+            println!("the graph is of no use, and was let go");
+        }
+        if widened == before {
+            return Ok(widened);
+        }
+    }
 }
 
 fn restore(folder: &Path, settings: &Settings, how: &str) -> anyhow::Result<Index> {
@@ -107,7 +136,7 @@ fn real(count: usize) -> anyhow::Result<(Vec<f32>, Vec<Vec<f32>>)> {
     let mut source = Source::new(texts, vectors);
     let mut rows = Vec::with_capacity(count * encoder.dimensions());
     (0..count).for_each(|number| rows.extend(source.embedding(number)));
-    let questions = data::questions().into_iter().take(QUESTIONS);
+    let questions = data::questions().into_iter();
     Ok((rows, questions.map(|question| encoder.encode_query(question)).collect()))
 }
 
@@ -129,7 +158,7 @@ fn drawn(count: usize, dimensions: usize) -> (Vec<f32>, Vec<Vec<f32>>) {
     };
     let mut rows = Vec::with_capacity(count * dimensions);
     (0..count).for_each(|_| rows.extend(vector()));
-    (rows, (0..QUESTIONS).map(|_| vector()).collect())
+    (rows, (0..2 * QUESTIONS).map(|_| vector()).collect())
 }
 
 /// About normally spread.
@@ -169,7 +198,8 @@ fn build(index: &Index) -> anyhow::Result<tertulia_index::GraphBuilt> {
 }
 
 /// What is right: every row is compared.
-fn with_cases(rows: Vec<f32>, questions: Vec<Vec<f32>>) -> anyhow::Result<Set> {
+fn with_cases(rows: Vec<f32>, mut questions: Vec<Vec<f32>>) -> anyhow::Result<Set> {
+    let others = questions.split_off(QUESTIONS.min(questions.len()));
     let mut cases = Vec::new();
     for kept in KEPT {
         let filter = Filter::from_json(&json!({"type": "lt", "key": "place", "value": kept}))?;
@@ -185,7 +215,7 @@ fn with_cases(rows: Vec<f32>, questions: Vec<Vec<f32>>) -> anyhow::Result<Set> {
             case.last.push(*last);
         }
     }
-    Ok(Set { questions, rows, cases })
+    Ok(Set { questions, others, rows, cases })
 }
 
 fn dot(left: &[f32], right: &[f32]) -> f32 {

@@ -8,15 +8,22 @@
 //! search leaves out by the segment's bitmap. The graph holds codes of 8 bits, with one step for all rows, and names
 //! candidates; their scores are computed from the segment's rows, so they are exact.
 //!
-//! It fails soft: where usearch refuses or finds too little, the segment is scanned.
+//! How many candidates a walk keeps is found out: as many as it takes to find enough of what a scan finds, first by a sample
+//! when the graph is built, then by searches that are repeated (`watch` in `search`), since questions are not as rows are.
+//!
+//! It fails soft: where usearch refuses, or a walk would have to be so wide that a scan is as quick, the segment is scanned.
 
 use std::{
     cell::Cell,
     io,
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use usearch::{IndexOptions, MetricKind, ScalarKind};
 
@@ -30,8 +37,11 @@ use crate::{
 const CONNECTIVITY: usize = 16;
 /// Candidates that are kept while a row's neighbours are looked for (efConstruction).
 const EXPANSION_ADD: usize = 128;
-/// Candidates that a search keeps (ef); all of them are scored in f32.
-const EXPANSION_SEARCH: usize = 160;
+/// Candidates that a search keeps at first (ef); all of them are scored in f32. Of 500,000 rows 0.98 of the ten nearest to a
+/// question are found so.
+const EXPANSION_SEARCH: usize = 320;
+/// Most that it comes to keep.
+const EXPANSION_SEARCH_MAX: usize = 2_048;
 /// A search for more than so many rows keeps this many candidates for each.
 const CANDIDATES_A_ROW: usize = 2;
 /// Searches of one graph at a time for each core of the machine; one more scans. A server has two threads that search for
@@ -42,6 +52,10 @@ const CHECK_QUERIES: usize = 200;
 const CHECK_K: usize = 10;
 /// Share of them that must be found for a graph to be used.
 const RECALL_MIN: f64 = 0.98;
+/// So many rows must have been looked for by repeated searches before they tell anything.
+const WATCHED_MIN: u32 = 1_000;
+/// After as many, what came before counts half.
+const WATCHED_MAX: u32 = 10_000;
 /// Components of a row that step and clamping are fitted to: all but one in so many are represented.
 const CLAMPED_SHARE: usize = 10_000;
 /// Rows that are looked at for the step.
@@ -74,12 +88,12 @@ const PREFERRED_ROWS_MIN: usize = 1_000;
 const PREFERRED_KEPT_SHARE: usize = 20;
 
 /// Nanoseconds that a scan takes for each row by sign codes, for 64 components.
-const ESTIMATE_ROW_NS: f64 = 0.6;
+const ESTIMATE_ROW_NS: f64 = 0.37;
 /// Nanoseconds that a scan takes for each row that a selective filter keeps, for 64 components.
-const SCATTERED_ROW_NS: f64 = 20.0;
+const SCATTERED_ROW_NS: f64 = 10.0;
 /// Nanoseconds that a walk takes for each candidate that it keeps, and on top of it for 64 components: most of it is waiting
 /// for memory, in a graph of a million rows.
-const CANDIDATE_NS: [f64; 2] = [1_200.0, 400.0];
+const CANDIDATE_NS: [f64; 2] = [1_000.0, 300.0];
 /// Rows that a walk looks at for each candidate.
 const LOOKS_A_CANDIDATE: f64 = 4.0;
 /// How much quicker than a scan a walk must be for a graph to be worth its memory and the time to build it.
@@ -108,7 +122,7 @@ fn walk_ns(rows: usize, kept: usize, dimensions: usize, candidates: usize) -> f6
 
 /// Whether a segment should have a graph, by the one rule: a scan costs so much a row, a walk about the same for any number
 /// of rows; a graph takes minutes to build and much memory, so it must be [`WORTH`] it. At 256 components that is from about
-/// 370,000 rows on. `make bench-graph` prints what the constants are fitted to.
+/// 950,000 rows on. `make bench-graph` prints what the constants are fitted to.
 pub(crate) fn is_due(way: VectorSearch, rows: usize, dimensions: usize) -> bool {
     match way {
         VectorSearch::Scan => false,
@@ -123,6 +137,17 @@ pub(crate) fn is_due(way: VectorSearch, rows: usize, dimensions: usize) -> bool 
 /// on higher ones, and what finds them.
 pub(crate) fn bytes_estimate(rows: usize, dimensions: usize) -> usize {
     rows.saturating_mul(dimensions + CONNECTIVITY * 2 * 4 + ROW_BYTES).saturating_add(LEAST_BYTES)
+}
+
+/// What a repeated search led to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Watched {
+    /// Enough is found, or it is too early to tell.
+    Enough,
+    /// Too little was found, so searches keep more candidates from now on.
+    Widened { recall: f64, breadth: usize },
+    /// Too little is found, and a search that is wider still is no quicker than a scan.
+    TooLittle,
 }
 
 /// Why a segment has no graph.
@@ -141,6 +166,10 @@ pub(crate) struct Graph {
     dimensions: usize,
     /// Whether it is searched even where a scan may be as quick.
     is_preferred: bool,
+    /// Candidates that a search keeps.
+    breadth: AtomicUsize,
+    /// Rows that repeated searches looked for, and those of them that were found.
+    watched: Mutex<(u32, u32)>,
     /// What its file is named by, once it was saved or loaded; `None` in it if it cannot be saved.
     saved: OnceLock<Option<Seal>>,
 }
@@ -196,8 +225,7 @@ impl GraphBuilder {
     pub(crate) fn start(vectors: &Vectors, way: VectorSearch) -> Result<Self, GraphError> {
         let (rows, dimensions) = (vectors.len(), vectors.dimensions());
         let index = empty(rows, dimensions)?;
-        let is_preferred = way == VectorSearch::Graph;
-        let graph = Graph { index, rows, dimensions, is_preferred, saved: OnceLock::new() };
+        let graph = Graph::new(index, rows, dimensions, way, EXPANSION_SEARCH);
         Ok(Self { graph, steps: steps_of(vectors), added: 0, codes: Vec::new(), took: Duration::ZERO })
     }
 
@@ -215,30 +243,43 @@ impl GraphBuilder {
         Ok(self.added == self.graph.rows)
     }
 
-    /// The graph, if it finds what a search without it finds. `vectors`: those that it was built of, all rows added.
+    /// The graph, if it finds what a search without it finds, as wide as it takes and a scan is not as quick. `vectors`: those
+    /// that it was built of, all rows added.
     pub(crate) fn finish(self, vectors: &Vectors, ids: &[[u8; 16]]) -> Result<(Graph, GraphBuilt), GraphError> {
         let Self { graph, took, .. } = self;
         let segment = [VectorsView { vectors, live: None, ids }];
-        let (mut wanted, mut found) = (0, 0);
-        let queries = CHECK_QUERIES.min(graph.rows);
-        for at in 0..queries {
-            let doc = (at * graph.rows / queries) as u32;
-            let query = vectors.row(doc);
-            // By score, since of rows that are alike any will do. One of them is the row itself, and says little.
-            let nearest = vectors::search(&segment, &query, CHECK_K + 1, &mut Visited::default());
-            let Some(last) = nearest.last() else { continue };
-            let walked = graph.candidates(&query, CHECK_K + 1, None, usize::MAX).unwrap_or_default();
-            let near = walked.iter().filter(|doc| vectors.score(**doc, &query) >= last.score);
-            wanted += nearest.len() - 1;
-            found += near.count().min(nearest.len()).saturating_sub(1);
+        // One of those found is the row itself, and says little.
+        let queries: Vec<(Vec<f32>, f32)> = check_queries(vectors)
+            .filter_map(|query| {
+                let nearest = vectors::search(&segment, &query, CHECK_K + 1, &mut Visited::default());
+                nearest.last().map(|last| (query, last.score))
+            })
+            .collect();
+        let wanted = queries.len() * CHECK_K.min(graph.rows.saturating_sub(1));
+        loop {
+            let found = queries.iter().map(|(query, last)| {
+                // By score, since of rows that are alike any will do.
+                let walked = graph.candidates(query, CHECK_K + 1, None, usize::MAX).unwrap_or_default();
+                let near = walked.iter().filter(|doc| vectors.score(**doc, query) >= *last);
+                near.count().saturating_sub(1).min(CHECK_K)
+            });
+            let recall = found.sum::<usize>() as f64 / wanted.max(1) as f64;
+            if recall >= RECALL_MIN || wanted == 0 {
+                let (breadth, memory_bytes) = (graph.breadth.load(Relaxed), graph.memory_bytes());
+                return Ok((graph, GraphBuilt { rows: vectors.len(), took, recall, breadth, memory_bytes }));
+            }
+            if !graph.widen() {
+                return Err(GraphError::Recall { recall });
+            }
         }
-        let recall = found as f64 / wanted.max(1) as f64;
-        if recall < RECALL_MIN && wanted > 0 {
-            return Err(GraphError::Recall { recall });
-        }
-        let built = GraphBuilt { rows: graph.rows, took, recall, memory_bytes: graph.memory_bytes() };
-        Ok((graph, built))
     }
+}
+
+/// What a graph is compared with a scan for: rows, of all places. Questions are less like them, and find less; that is for
+/// [`Graph::note_recall`].
+fn check_queries(vectors: &Vectors) -> impl Iterator<Item = Vec<f32>> {
+    let queries = CHECK_QUERIES.min(vectors.len());
+    (0..queries).map(move |at| vectors.row((at * vectors.len() / queries) as u32))
 }
 
 /// What came of building a graph.
@@ -250,11 +291,52 @@ pub struct GraphBuilt {
     pub took: Duration,
     /// Share of the ten nearest rows that it finds, by a sample.
     pub recall: f64,
+    /// Candidates that a search keeps for that.
+    pub breadth: usize,
     /// Memory that it takes.
     pub memory_bytes: usize,
 }
 
 impl Graph {
+    fn new(index: usearch::Index, rows: usize, dimensions: usize, way: VectorSearch, breadth: usize) -> Self {
+        Self {
+            index,
+            rows,
+            dimensions,
+            is_preferred: way == VectorSearch::Graph,
+            breadth: AtomicUsize::new(breadth),
+            watched: Mutex::default(),
+            saved: OnceLock::new(),
+        }
+    }
+
+    /// How many candidates a search for `k` rows keeps.
+    fn candidates_for(&self, k: usize) -> usize {
+        k.saturating_mul(CANDIDATES_A_ROW).max(self.breadth.load(Relaxed))
+    }
+
+    /// Has searches keep half as many candidates more; false if a scan is then as quick, or that is too many.
+    fn widen(&self) -> bool {
+        let breadth = self.breadth.load(Relaxed) * 3 / 2;
+        self.breadth.store(breadth, Relaxed);
+        breadth <= EXPANSION_SEARCH_MAX && self.suits(self.rows, CHECK_K)
+    }
+
+    /// Takes in that a repeated search was to find so many rows here, and how many of them it did. What follows from it.
+    pub(crate) fn note_recall(&self, wanted: usize, found: usize) -> Watched {
+        let mut watched = self.watched.lock();
+        *watched = (watched.0 + wanted as u32, watched.1 + found as u32);
+        let recall = f64::from(watched.1) / f64::from(watched.0.max(1));
+        if watched.0 < WATCHED_MIN || recall >= RECALL_MIN {
+            if watched.0 >= WATCHED_MAX {
+                *watched = (watched.0 / 2, watched.1 / 2);
+            }
+            return Watched::Enough;
+        }
+        *watched = (0, 0);
+        if self.widen() { Watched::Widened { recall, breadth: self.breadth.load(Relaxed) } } else { Watched::TooLittle }
+    }
+
     /// Bytes on the heap.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.index.memory_usage()
@@ -262,7 +344,7 @@ impl Graph {
 
     /// Whether it is the way to the `k` nearest of `kept` rows.
     pub(crate) fn suits(&self, kept: usize, k: usize) -> bool {
-        let candidates = candidates_for(k);
+        let candidates = self.candidates_for(k);
         if self.is_preferred {
             return kept * PREFERRED_KEPT_SHARE >= self.rows && kept >= k;
         }
@@ -288,7 +370,7 @@ impl Graph {
         let largest = query.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
         let mut codes = Vec::with_capacity(query.len());
         write_codes(query, if largest > 1e-30 { 127.0 / largest } else { 0.0 }, &mut codes);
-        let count = candidates_for(k).min(self.rows);
+        let count = self.candidates_for(k).min(self.rows);
         let looks = Cell::new(0);
         let found = match live {
             None => self.index.search(&codes, count),
@@ -321,7 +403,8 @@ impl Graph {
     pub(crate) fn file(&self, segment: Seal) -> Result<GraphFile, GraphError> {
         let mut bytes = vec![0; self.index.serialized_length()];
         self.index.save_to_buffer(&mut bytes).map_err(|error| refused(&error))?;
-        Ok(GraphFile { header: header(segment, self.rows, self.dimensions), bytes })
+        let header = header(segment, self.rows, self.dimensions);
+        Ok(GraphFile { header, breadth: vec![self.breadth.load(Relaxed) as u64], bytes })
     }
 
     /// Reads the graph of that seal, of the segment of that seal with these `vectors`, from its file. No byte of it gets to
@@ -338,6 +421,10 @@ impl Graph {
         if from.take::<u64>()? != header(segment, rows, dimensions) {
             return Err(LoadError::Damaged("a graph of another segment or format"));
         }
+        let breadth = match from.take::<u64>()?[..] {
+            [breadth] if (EXPANSION_SEARCH..=EXPANSION_SEARCH_MAX).contains(&(breadth as usize)) => breadth as usize,
+            _ => return Err(LoadError::Damaged("a graph that is searched otherwise")),
+        };
         let bytes: Vec<u8> = from.take()?;
         from.finish()?;
         let unusable = |_| LoadError::Damaged("no graph that usearch can read");
@@ -348,14 +435,16 @@ impl Graph {
         if !is_whole {
             return Err(LoadError::Damaged("a graph of another size"));
         }
-        let is_preferred = way == VectorSearch::Graph;
-        Ok(Self { index, rows, dimensions, is_preferred, saved: OnceLock::from(Some(seal)) })
+        let graph = Self::new(index, rows, dimensions, way, breadth);
+        graph.set_saved(Some(seal));
+        Ok(graph)
     }
 }
 
 /// What a graph's file holds.
 pub(crate) struct GraphFile {
     header: Vec<u64>,
+    breadth: Vec<u64>,
     bytes: Vec<u8>,
 }
 
@@ -364,6 +453,7 @@ impl GraphFile {
     pub(crate) fn sections(&self) -> SectionWriter<'_> {
         let mut out = SectionWriter::default();
         out.put(&self.header);
+        out.put(&self.breadth);
         out.put(&self.bytes);
         out
     }
@@ -396,11 +486,6 @@ fn steps_of(vectors: &Vectors) -> f32 {
 fn write_codes(row: &[f32], steps: f32, codes: &mut Vec<i8>) {
     codes.clear();
     codes.extend(row.iter().map(|value| ((value * steps).round() as i8).max(-127)));
-}
-
-/// How many candidates a search for `k` rows keeps.
-fn candidates_for(k: usize) -> usize {
-    k.saturating_mul(CANDIDATES_A_ROW).max(EXPANSION_SEARCH)
 }
 
 #[cfg(test)]
@@ -544,7 +629,7 @@ mod tests {
             let walk = walk_ns(1_000_000, kept, 256, EXPANSION_SEARCH);
             (scan_ns(1_000_000, kept, 256), walk)
         };
-        for (kept, by_graph) in [(1_000_000, true), (500_000, true), (100_000, true), (10_000, false), (10, false)] {
+        for (kept, by_graph) in [(1_000_000, true), (600_000, true), (100_000, false), (10_000, false), (10, false)] {
             let (scan, walk) = costs(kept);
             assert_eq!(walk < scan, by_graph, "{kept} kept: {walk} ns against {scan}");
         }
@@ -568,6 +653,31 @@ mod tests {
     }
 
     #[test]
+    fn a_graph_that_finds_too_little_is_searched_wider_until_a_scan_is_as_quick() {
+        let rng = &mut StdRng::seed_from_u64(7);
+        let (rows, ids) = example(rng, 1_000);
+        let graph = built(&rows, &ids).unwrap().graph().unwrap();
+        // Enough, however often; and too few searches to tell.
+        (0..100_000).for_each(|_| assert_eq!(graph.note_recall(10, 10), Watched::Enough));
+        let graph = built(&rows, &ids).unwrap().graph().unwrap();
+        (0..WATCHED_MIN - 1).for_each(|_| assert_eq!(graph.note_recall(1, 0), Watched::Enough));
+        let mut breadth = graph.breadth.load(Relaxed);
+        assert_eq!(breadth, EXPANSION_SEARCH);
+        loop {
+            match graph.note_recall(WATCHED_MIN as usize, WATCHED_MIN as usize * 97 / 100) {
+                Watched::Widened { recall, breadth: wider } => {
+                    assert!(recall < RECALL_MIN && wider > breadth && wider <= EXPANSION_SEARCH_MAX);
+                    breadth = wider;
+                    assert_eq!(graph.candidates_for(10), breadth);
+                }
+                Watched::TooLittle => break,
+                Watched::Enough => panic!("it was too little"),
+            }
+        }
+        assert!(breadth > EXPANSION_SEARCH_MAX / 2);
+    }
+
+    #[test]
     fn a_file_is_of_one_segment() {
         let rng = &mut StdRng::seed_from_u64(6);
         let (rows, ids) = example(rng, 1_000);
@@ -585,7 +695,7 @@ mod tests {
         let loaded = load(&bytes, segment, &vectors).unwrap();
         for at in 0..20 {
             let found = |graph: &Graph| graph.candidates(&rows[at * 50], 10, None, usize::MAX).unwrap();
-            assert_eq!(found(&loaded), found(graph));
+            assert_eq!(found(&loaded), found(&graph));
         }
         assert_eq!(loaded.seal(), Some(seal));
         // Searches at once, from more threads than the machine has.
@@ -617,19 +727,19 @@ mod tests {
 
     #[test]
     fn which_segments_get_a_graph() {
-        let crossing = |dimensions| (1..4_000).find(|rows| is_due(VectorSearch::Auto, rows * 1_000, dimensions));
+        let crossing = |dimensions| (1..10_000).find(|rows| is_due(VectorSearch::Auto, rows * 1_000, dimensions));
         let crossings: Vec<_> = [64, 256, 768, 1_536].into_iter().filter_map(crossing).collect();
         assert_eq!(crossings.len(), 4);
         assert!(crossings.is_sorted_by(|fewer, more| fewer > more), "{crossings:?}");
-        assert!((300..500).contains(&crossings[1]), "{crossings:?}");
+        assert!((900..1_000).contains(&crossings[1]), "{crossings:?}");
         for dimensions in [64, 256, 768, 1_536] {
             assert!(is_due(VectorSearch::Graph, PREFERRED_ROWS_MIN, dimensions));
             assert!(!is_due(VectorSearch::Graph, PREFERRED_ROWS_MIN - 1, dimensions));
             assert!(!is_due(VectorSearch::Scan, usize::MAX >> 20, dimensions));
             // Past the crossing there is no other.
             let after = |rows: usize| is_due(VectorSearch::Auto, rows * 1_000, dimensions);
-            assert!(!after(100) && after(8_000));
-            assert!((1..8_000).map(after).is_sorted());
+            assert!(!after(100) && after(10_000));
+            assert!((1..10_000).map(after).is_sorted());
         }
     }
 }

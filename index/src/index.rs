@@ -23,8 +23,8 @@ use crate::{
     analyze::Analyzer,
     bits::Bits,
     chunk::{Batch, Chunk},
-    graph::{self, Graph, GraphBuilder, GraphBuilt, GraphError, VectorSearch},
-    search::{self, Answer, Query, SearchError},
+    graph::{self, GraphBuilder, GraphBuilt, GraphError, VectorSearch},
+    search::{self, Answer, GraphWatch, Query, SearchError},
     segment::{Segment, unit},
     snapshot::{self, RestoreError, SnapshotError},
     words::{DOCS_MAX, WordsLive},
@@ -355,20 +355,43 @@ impl Index {
         match builder.finish(&segment.vectors, segment.payload.ids()) {
             Ok((graph, built)) => {
                 segment.vectors.settle_graph(Some(graph));
-                // Counts its memory.
-                let _writer = self.writer.lock();
-                let view = self.view.load();
-                self.view.store(Arc::new(View::new(view.version, view.parts.clone())));
+                self.recount();
                 GraphStep::Built(built)
             }
             Err(error) => refuse(&segment, &error),
         }
     }
 
+    /// Counts memory anew, after a graph came or went.
+    fn recount(&self) {
+        let _writer = self.writer.lock();
+        let view = self.view.load();
+        self.view.store(Arc::new(View::new(view.version, view.parts.clone())));
+    }
+
+    /// Whether searches may take a graph.
+    pub fn has_graph(&self) -> bool {
+        self.view.load().parts.iter().any(|part| part.segment.vectors.graph().is_some())
+    }
+
+    /// Repeats the vectors' part of `query` with and without graphs, and compares. `None` if no graph is taken for it. By what
+    /// many such queries tell, a graph that finds too little is searched wider or, where that is no quicker than a scan, let
+    /// go. To be called for a sample of searches, since it costs more than one.
+    ///
+    /// # Errors
+    /// Those of [`Index::search`].
+    pub fn watch_graphs(&self, query: &Query<'_>) -> Result<Option<GraphWatch>, SearchError> {
+        let watch = search::watch(&self.settings, &self.view.load(), query)?;
+        if watch.as_ref().is_some_and(|watch| watch.let_go > 0) {
+            self.recount();
+        }
+        Ok(watch)
+    }
+
     /// Whether there is a graph that [`Index::snapshot`] has not tried to save.
     pub fn has_unsaved_graph(&self) -> bool {
         let view = self.view.load();
-        view.parts.iter().filter_map(|part| part.segment.vectors.graph()).any(Graph::is_unsaved)
+        view.parts.iter().filter_map(|part| part.segment.vectors.graph()).any(|graph| graph.is_unsaved())
     }
 
     /// The chunks that answer `query` best.

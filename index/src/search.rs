@@ -18,6 +18,7 @@ use crate::{
     bits::{Bits, Candidate},
     filter::Filter,
     fuse::Fusion,
+    graph::Watched,
     highlight::Highlighter,
     index::{Part, Settings, View},
     kernels,
@@ -30,6 +31,8 @@ use crate::{
 
 /// Shortest list that is fused: below it, the ranks of the other list say too little about a chunk.
 pub const LIST_LEN_MIN: usize = 20;
+/// Hits that a repeated search looks for.
+const WATCHED_TOP_K: usize = 10;
 /// Most keys that an error lists.
 const KNOWN_KEYS_MAX: usize = 20;
 
@@ -407,6 +410,63 @@ pub(crate) fn search(settings: &Settings, view: &View, query: &Query<'_>) -> Res
         }),
     });
     Ok(Answer { version: view.version, hits, timings, explain })
+}
+
+/// What a repeated search told; see [`crate::Index::watch_graphs`].
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GraphWatch {
+    /// Rows that a scan found in segments for which a graph was taken: up to ten.
+    pub wanted: usize,
+    /// Those of them that the graphs found too.
+    pub found: usize,
+    /// The recall of graphs that are searched wider from now on, each with the number of candidates that it is to keep.
+    pub widened: Vec<(f64, usize)>,
+    /// Graphs that were let go.
+    pub let_go: usize,
+}
+
+/// Repeats the vectors' part of `query` with and without graphs.
+pub(crate) fn watch(settings: &Settings, view: &View, query: &Query<'_>) -> Result<Option<GraphWatch>, SearchError> {
+    if query.mode == Mode::Keyword {
+        return Ok(None);
+    }
+    let embedding = query_direction(settings, query.embedding)?;
+    let kept = query.filter.map(|filter| kept_by(filter, view)).transpose()?;
+    let live: Vec<Option<&Bits>> = match kept.as_ref() {
+        Some(kept) => kept.iter().map(Some).collect(),
+        None => view.parts.iter().map(Part::live).collect(),
+    };
+    let views = zip_parts(view, &live, |part, live| VectorsView {
+        vectors: &part.segment.vectors,
+        live,
+        ids: part.segment.payload.ids(),
+    });
+    let mut visited = Visited::default();
+    let found = vectors::search(&views, &embedding, WATCHED_TOP_K, &mut visited);
+    if !visited.ways.contains(&VectorWay::Graph) {
+        return Ok(None);
+    }
+    let scanned = vectors::scan(&views, &embedding, WATCHED_TOP_K);
+    let Some(last) = scanned.last() else { return Ok(None) };
+    let mut watch = GraphWatch::default();
+    for (at, (part, way)) in view.parts.iter().zip(&visited.ways).enumerate() {
+        let Some(graph) = part.segment.vectors.graph().filter(|_| *way == VectorWay::Graph) else { continue };
+        let here = |place: &&Candidate| place.segment as usize == at;
+        let wanted = scanned.iter().filter(here).count();
+        // By score, since of rows that are alike any will do.
+        let found = found.iter().filter(here).filter(|place| place.score >= last.score).count().min(wanted);
+        watch.wanted += wanted;
+        watch.found += found;
+        match graph.note_recall(wanted, found) {
+            Watched::Enough => {}
+            Watched::Widened { recall, breadth } => watch.widened.push((recall, breadth)),
+            Watched::TooLittle => {
+                part.segment.vectors.settle_graph(None);
+                watch.let_go += 1;
+            }
+        }
+    }
+    Ok(Some(watch))
 }
 
 /// A query, and what it is asked of.

@@ -15,8 +15,18 @@
 //! The bound: a row `v` is `s·c + r` (step, codes, residual), a query `q` is `t·d + e`. Then
 //! `q·v = s·t·(d·c) + e·(s·c) + q·r ≤ s·t·(d·c) + |e|·|s·c| + |q|·|r|` (Cauchy–Schwarz), plus what rounding may add.
 
-use std::{cell::RefCell, sync::OnceLock};
+use std::{
+    cell::RefCell,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool,
+            Ordering::{Acquire, Release},
+        },
+    },
+};
 
+use arc_swap::ArcSwapOption;
 use serde::Serialize;
 use thiserror::Error;
 
@@ -34,7 +44,7 @@ const SEEDS: usize = 4;
 /// 8-bit codes that are read one after the other in the time that it takes to read one here and one there.
 const SCATTERED_COST: usize = 4;
 /// Rows of a block that must be kept, in the mean, for an estimate, which looks at whole blocks, to be worth it.
-const SIGNS_KEPT_MIN: usize = 8;
+const SIGNS_KEPT_MIN: usize = 3;
 
 /// The vectors of a segment: never changed once built.
 #[derive(Debug)]
@@ -50,8 +60,9 @@ pub(crate) struct Vectors {
     signs: Option<Signs>,
     /// At least the length of the longest row, and of the longest row made from codes.
     length_max: f32,
-    /// Set once, when it is built: `None` in it if it is of no use.
-    graph: OnceLock<Option<Graph>>,
+    graph: ArcSwapOption<Graph>,
+    /// Whether it was found out if there is one.
+    is_graph_settled: AtomicBool,
 }
 
 /// Rows that are no vectors of the index.
@@ -123,7 +134,17 @@ impl Vectors {
             scales.push(FINE_STEPS * step, at_least(residual), codes);
             length_max = length_max.max(at_least(length) + at_least(residual));
         }
-        Self { dimensions, codes, fine, scales, stride, signs: None, length_max, graph: OnceLock::new() }
+        Self {
+            dimensions,
+            codes,
+            fine,
+            scales,
+            stride,
+            signs: None,
+            length_max,
+            graph: ArcSwapOption::empty(),
+            is_graph_settled: AtomicBool::new(false),
+        }
     }
 
     /// How many rows there are.
@@ -137,18 +158,19 @@ impl Vectors {
     }
 
     /// The graph that searches may take, if there is one.
-    pub(crate) fn graph(&self) -> Option<&Graph> {
-        self.graph.get().and_then(Option::as_ref)
+    pub(crate) fn graph(&self) -> Option<Arc<Graph>> {
+        self.graph.load_full()
     }
 
-    /// Whether it was found out whether there is one.
+    /// Whether it was found out if there is one.
     pub(crate) fn is_graph_settled(&self) -> bool {
-        self.graph.get().is_some()
+        self.is_graph_settled.load(Acquire)
     }
 
-    /// Has searches take `graph` from now on; `None` if it is settled that there is none. The first call counts.
+    /// Has searches take `graph` from now on; `None` if there is to be none.
     pub(crate) fn settle_graph(&self, graph: Option<Graph>) {
-        let _ = self.graph.set(graph);
+        self.graph.store(graph.map(Arc::new));
+        self.is_graph_settled.store(true, Release);
     }
 
     /// The product of a row with `query`.
@@ -184,7 +206,7 @@ impl Vectors {
     /// Bytes on the heap.
     pub(crate) fn memory_bytes(&self) -> usize {
         let signs = self.signs.as_ref().map_or(0, Signs::memory_bytes);
-        let graph = self.graph().map_or(0, Graph::memory_bytes);
+        let graph = self.graph.load().as_ref().map_or(0, |graph| graph.memory_bytes());
         self.codes.capacity() + self.fine.capacity() + self.scales.memory_bytes() + signs + graph
     }
 
@@ -335,7 +357,12 @@ thread_local! {
 /// `query`: `[dimensions]`, finite; at unit length, with rows of unit length, scores are cosines, -1 to 1.
 /// Blocks the calling thread for about 5 ns a row of 256 by 8-bit codes, 1.5 ns by sign codes.
 pub(crate) fn search(segments: &[VectorsView<'_>], query: &[f32], k: usize, visited: &mut Visited) -> Vec<Candidate> {
-    SCRATCH.with_borrow_mut(|scratch| search_with(scratch, segments, query, k, visited))
+    SCRATCH.with_borrow_mut(|scratch| search_with(scratch, segments, query, k, true, visited))
+}
+
+/// As [`search`], without graphs.
+pub(crate) fn scan(segments: &[VectorsView<'_>], query: &[f32], k: usize) -> Vec<Candidate> {
+    SCRATCH.with_borrow_mut(|scratch| search_with(scratch, segments, query, k, false, &mut Visited::default()))
 }
 
 fn search_with(
@@ -343,6 +370,7 @@ fn search_with(
     segments: &[VectorsView<'_>],
     query: &[f32],
     k: usize,
+    by_graphs: bool,
     visited: &mut Visited,
 ) -> Vec<Candidate> {
     if k == 0 {
@@ -352,7 +380,7 @@ fn search_with(
     let mut best = Best::new(k);
     let mut ways = Vec::with_capacity(segments.len());
     for (at, segment) in segments.iter().enumerate() {
-        let way = match segment.walk(query, k) {
+        let way = match by_graphs.then(|| segment.walk(query, k)).flatten() {
             Some(docs) => {
                 visited.walked += docs.len() as u64;
                 visited.rescored += docs.len() as u64;
@@ -754,7 +782,7 @@ mod tests {
         let vectors = Vectors::build(64, &rows.concat()).unwrap();
         let ids: Vec<[u8; 16]> = (0..rows.len() as u128).map(u128::to_be_bytes).collect();
         let mut few = Bits::zeros(rows.len());
-        (0..rows.len() as u32).step_by(20).for_each(|at| _ = few.set(at, true));
+        (0..rows.len() as u32).step_by(40).for_each(|at| _ = few.set(at, true));
         let segments = [VectorsView { vectors: &vectors, live: Some(&few), ids: &ids }];
         for query in &queries {
             let mut visited = Visited::default();

@@ -17,6 +17,7 @@ pub mod endpoint;
 pub mod extract;
 pub mod generations;
 pub mod loaded;
+pub mod recall;
 pub mod rerank;
 pub mod search;
 pub mod snapshots;
@@ -67,6 +68,11 @@ impl Knowledge {
     /// The room with `reranker` for searches that ask for one.
     pub fn with_reranker(self, reranker: Option<Reranker>) -> Self {
         Self { reranker, ..self }
+    }
+
+    /// How much of what was to be found graphs have found lately.
+    pub fn recall(&self) -> &recall::RecallWatch {
+        self.sync.recall()
     }
 
     /// Has `key`, which is being searched, loaded, or brought up to `version` if it is; Postgres answers until it is there.

@@ -334,7 +334,7 @@ impl Knowledge {
             && let Some(index) = base.index()
         {
             base.note_search();
-            return self.search_memory(index, request).await;
+            return self.search_memory(key, index, request).await;
         }
         self.search_postgres(ctx, knowledge_base_id, request).await
     }
@@ -347,7 +347,12 @@ impl Knowledge {
         base.reached(wanted, self.config.min_version_wait).await
     }
 
-    async fn search_memory(&self, index: Arc<tertulia_index::Index>, request: SearchRequest) -> Result<Found, Error> {
+    async fn search_memory(
+        &self,
+        key: BaseKey,
+        index: Arc<tertulia_index::Index>,
+        request: SearchRequest,
+    ) -> Result<Found, Error> {
         let question = self.encode(&request, &index.settings().encoder).await?;
         let (partial, encoded_in) = (question.partial, question.encoded_in);
         let comparisons = request.filter.as_ref().map_or(0, Filter::comparisons);
@@ -357,6 +362,9 @@ impl Knowledge {
             && (!has_options || index.len() <= INLINE_OPTIONS_CHUNKS_MAX)
             // For phrases, texts are read again.
             && request.question().conditions() == 0;
+        if let Some(embedding) = &question.embedding {
+            self.recall().sample(key, &index, embedding, request.filter.as_ref());
+        }
         let search = move || {
             let query = Query {
                 text: &request.query,

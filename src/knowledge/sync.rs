@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Base, BaseKey, LoadedBases, loaded::Readiness, snapshots::Snapshots};
+use super::{Base, BaseKey, LoadedBases, loaded::Readiness, recall::RecallWatch, snapshots::Snapshots};
 use crate::{
     compute::Compute,
     config::RetrievalConfig,
@@ -65,6 +65,7 @@ pub struct Sync {
     loads: Semaphore,
     /// Has the next poll ask for all versions, now.
     poll_all: Notify,
+    recall: RecallWatch,
 }
 
 /// An index and the generation whose chunks it holds.
@@ -112,7 +113,13 @@ impl Sync {
         config: RetrievalConfig,
     ) -> Arc<Self> {
         let loads = Semaphore::new((store.service_connections_max() / LOADS_SHARE).max(1));
-        Arc::new(Self { store, loaded, compute, snapshots, tasks, config, loads, poll_all: Notify::new() })
+        let recall = RecallWatch::new(compute.clone(), tasks.clone());
+        Arc::new(Self { store, loaded, compute, snapshots, tasks, config, loads, poll_all: Notify::new(), recall })
+    }
+
+    /// What watches the graphs that it builds.
+    pub fn recall(&self) -> &RecallWatch {
+        &self.recall
     }
 
     /// Loads what has a snapshot, then follows Postgres until the server stops. Gives back once every snapshot is

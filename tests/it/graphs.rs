@@ -62,6 +62,16 @@ async fn a_graph_is_built_in_the_background_and_saved() {
     let id = large(&app, &acme).await;
     assert_eq!(until_by_graph(&acme, &id).await, 1_500);
 
+    // One of those searches is repeated without it, and tells what it misses.
+    let recall = until("recall is known", async || {
+        ways(&acme, &id).await;
+        let metrics = String::from_utf8(app.client().get("/metrics").await.body.to_vec()).unwrap();
+        let line = metrics.lines().find_map(|line| line.strip_prefix("retrieval_recall_at_10 "))?.to_owned();
+        line.parse::<f64>().ok().filter(|recall| !recall.is_nan())
+    })
+    .await;
+    assert!((0.5..=1.0).contains(&recall), "{recall}");
+
     // It is saved, and a restart builds none.
     app.restart().await;
     let acme = Tenant { client: acme.client.at(&app.client()), ..acme };

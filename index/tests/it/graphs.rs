@@ -180,6 +180,50 @@ fn what_is_purged_leaves_a_graph_too() {
 }
 
 #[test]
+fn searches_that_are_repeated_tell_what_a_graph_misses() {
+    let all = chunks(11, 0..2_000);
+    let index = indexed(graph_settings(), &all);
+    fn question<'a>(embedding: &'a [f32], filter: Option<&'a Filter>) -> Query<'a> {
+        Query {
+            text: "text -other",
+            embedding: Some(embedding),
+            top_k: 3,
+            mode: Mode::Hybrid,
+            prefix: false,
+            filter,
+            fusion: Fusion::default(),
+            options: Options::default(),
+            explain: false,
+        }
+    }
+    let rng = &mut StdRng::seed_from_u64(12);
+    let embedding = random(rng);
+    assert!(!index.has_graph());
+    assert_eq!(index.watch_graphs(&question(&embedding, None)), Ok(None));
+    build(&index);
+    assert!(index.has_graph());
+    let half = Filter::from_json(&json!({ "type": "lt", "key": "of100", "value": 50 })).expect("a filter");
+    let (mut wanted, mut found) = (0, 0);
+    for at in 0..200 {
+        let embedding = random(rng);
+        let filter = (at % 2 == 1).then_some(&half);
+        let watch =
+            index.watch_graphs(&question(&embedding, filter)).expect("a sound query").expect("a graph is taken");
+        assert_eq!((watch.wanted, watch.widened.len(), watch.let_go), (10, 0, 0));
+        wanted += watch.wanted;
+        found += watch.found;
+    }
+    assert!(found * 100 >= wanted * 98, "{found} of {wanted}");
+    // Where no graph is taken there is nothing to tell.
+    let few = Filter::from_json(&json!({ "type": "eq", "key": "of100", "value": 1 })).expect("a filter");
+    assert_eq!(index.watch_graphs(&question(&embedding, Some(&few))), Ok(None));
+    let keyword = Query { mode: Mode::Keyword, ..question(&embedding, None) };
+    assert_eq!(index.watch_graphs(&keyword), Ok(None));
+    let none = Query { embedding: None, ..question(&embedding, None) };
+    assert!(index.watch_graphs(&none).is_err());
+}
+
+#[test]
 fn a_graph_needs_room() {
     let all = chunks(10, 0..1_000);
     let index = indexed(graph_settings(), &all);
