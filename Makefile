@@ -71,6 +71,11 @@ bench-growth: setup ## time and memory of an index of 1,000 to 1,000,000 chunks;
 	cargo build --locked --release --example engine
 	@scripts/bench.sh growth $(ARGS)
 
+.PHONY: bench-graph
+bench-graph: setup ## a graph beside a scan of 1,000,000 vectors; ARGS="--rows 100000" for less, "--dimensions 768" for longer ones
+	cargo build --locked --release --example engine
+	@scripts/bench.sh graph $(ARGS)
+
 .PHONY: audit
 audit: ## licences, advisories and sources of all crates (needs cargo-deny)
 	cargo deny check

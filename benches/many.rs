@@ -10,7 +10,7 @@ use std::{
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::json;
-use tertulia_index::{Analyzer, Batch, Chunk, Fusion, Index, Mode, Options, Query, Settings};
+use tertulia_index::{Analyzer, Batch, Chunk, Fusion, Index, Mode, Options, Query, Settings, VectorSearch};
 use uuid::Uuid;
 
 /// The one that the server has.
@@ -28,7 +28,12 @@ fn main() {
     // `cargo bench` puts `--bench` among the arguments.
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
     let (bases, chunks) = (numbers.next().unwrap_or(10_000), numbers.next().unwrap_or(100));
-    let settings = Settings { dimensions: DIMENSIONS, encoder: "drawn".into(), analyzer: Analyzer::English };
+    let settings = Settings {
+        dimensions: DIMENSIONS,
+        encoder: "drawn".into(),
+        analyzer: Analyzer::English,
+        vectors: VectorSearch::Scan,
+    };
     let mut random = StdRng::seed_from_u64(7);
     println!("{bases} knowledge bases of {chunks} chunks, {DIMENSIONS} dimensions, {} words a chunk", WORDS.0);
 

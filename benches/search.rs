@@ -8,7 +8,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tertulia::knowledge::extract::{self, MediaType};
-use tertulia_index::{Analyzer, Batch, Fusion, Index, Mode, Options, Query, Settings};
+use tertulia_index::{Analyzer, Batch, Fusion, Index, Mode, Options, Query, Settings, VectorSearch};
 
 fn search(criterion: &mut Criterion) {
     let encoder = corpus::encoder();
@@ -17,6 +17,7 @@ fn search(criterion: &mut Criterion) {
         dimensions: encoder.dimensions(),
         encoder: encoder.fingerprint().to_owned(),
         analyzer: Analyzer::English,
+        vectors: VectorSearch::Auto,
     });
     let batch = Batch { version: 1, upserts: corpus::chunks(&encoder, &html), deletions: Vec::new() };
     index.apply(batch).expect("a sound batch");

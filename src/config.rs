@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use tertulia_index::VectorSearch;
+
 /// Prefix of every environment variable but `DATABASE_URL`.
 const ENV_PREFIX: &str = "TERTULIA_";
 
@@ -113,6 +115,8 @@ pub struct RetrievalConfig {
     pub poll_interval: Duration,
     /// Shortest time between two snapshots of one knowledge base.
     pub snapshot_interval: Duration,
+    /// How the vectors of loaded knowledge bases are searched.
+    pub vectors: VectorSearch,
     /// Longest chunk, in tokens of the encoder.
     pub chunk_tokens_max: usize,
     /// Tokens that a chunk repeats of the one before it in the same section.
@@ -232,6 +236,7 @@ pub const KNOBS: &[Knob] = &[
     Knob { name: "retrieval.min_version_wait", default: "1s", meaning: "longest that a search waits for its `min_version` before Postgres answers instead", set: |c, v| put_duration(&mut c.retrieval.min_version_wait, v) },
     Knob { name: "retrieval.poll_interval", default: "1s", meaning: "pause between two looks at the versions in Postgres, for wake-ups that got lost", set: |c, v| put_duration(&mut c.retrieval.poll_interval, v) },
     Knob { name: "retrieval.snapshot_interval", default: "10s", meaning: "shortest time between two snapshots of one knowledge base", set: |c, v| put_duration(&mut c.retrieval.snapshot_interval, v) },
+    Knob { name: "retrieval.vectors", default: "auto", meaning: "how vectors are searched: `scan`, which finds all; `graph`, which large segments of a knowledge base get in the background; or `auto`, whichever is quicker", set: |c, v| put_vector_search(&mut c.retrieval.vectors, v) },
     Knob { name: "retrieval.chunk_tokens_max", default: "256", meaning: "longest chunk, in tokens of the encoder", set: |c, v| put_in(&mut c.retrieval.chunk_tokens_max, v, 32, 8_192) },
     Knob { name: "retrieval.chunk_overlap_tokens", default: "32", meaning: "tokens that a chunk repeats of the one before it in the same section", set: |c, v| put_in(&mut c.retrieval.chunk_overlap_tokens, v, 0, 4_096) },
     Knob { name: "encoder.url", default: "", meaning: "service with OpenAI's `/v1/embeddings`, up to and without `/embeddings`, such as https://api.openai.com/v1; none: only the encoder of `retrieval.weights_dir`", set: |c, v| put_http_url(&mut c.encoder.url, v) },
@@ -364,6 +369,7 @@ fn blank() -> Config {
             min_version_wait: Duration::ZERO,
             poll_interval: Duration::ZERO,
             snapshot_interval: Duration::ZERO,
+            vectors: VectorSearch::Auto,
             chunk_tokens_max: 0,
             chunk_overlap_tokens: 0,
         },
@@ -536,6 +542,16 @@ fn put_format(slot: &mut LogFormat, value: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn put_vector_search(slot: &mut VectorSearch, value: &str) -> Result<(), String> {
+    *slot = match value {
+        "auto" => VectorSearch::Auto,
+        "scan" => VectorSearch::Scan,
+        "graph" => VectorSearch::Graph,
+        _ => return Err("`auto`, `scan` or `graph`".into()),
+    };
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -570,6 +586,17 @@ mod tests {
     fn a_bad_url_is_not_printed_with_its_password() {
         let told = load(&[("DATABASE_URL", "mysql://u:secret@h/d")], None).unwrap_err().to_string();
         assert!(told.contains("database.url") && !told.contains("secret"), "{told}");
+    }
+
+    #[test]
+    fn vectors_are_searched_as_told() {
+        assert_eq!(load(&[], None).unwrap().retrieval.vectors, VectorSearch::Auto);
+        for (value, expected) in [("scan", VectorSearch::Scan), ("graph", VectorSearch::Graph)] {
+            let config = load(&[("TERTULIA_RETRIEVAL_VECTORS", value)], None).unwrap();
+            assert_eq!(config.retrieval.vectors, expected);
+        }
+        let told = load(&[("TERTULIA_RETRIEVAL_VECTORS", "hnsw")], None).unwrap_err().to_string();
+        assert!(told.contains("`auto`, `scan` or `graph`"), "{told}");
     }
 
     #[test]

@@ -109,7 +109,7 @@ fn count_right(plain: &[f32], embedding: &[f32], found: &[usize]) -> usize {
 }
 
 /// Chunks by number, each asked for once, in order.
-struct Source {
+pub(crate) struct Source {
     texts: Vec<Text>,
     vectors: Vec<Vec<f32>>,
     /// Number of a chunk to its place in the manuals.
@@ -118,11 +118,18 @@ struct Source {
 }
 
 impl Source {
-    fn new(texts: Vec<Text>, vectors: Vec<Vec<f32>>) -> Self {
+    /// Of real texts and their vectors.
+    pub(crate) fn new(texts: Vec<Text>, vectors: Vec<Vec<f32>>) -> Self {
         let mut random = StdRng::seed_from_u64(SEED);
         let mut order: Vec<usize> = (0..texts.len()).collect();
         order.shuffle(&mut random);
         Self { texts, vectors, order, random }
+    }
+
+    /// The vector of a chunk.
+    pub(crate) fn embedding(&mut self, number: usize) -> Vec<f32> {
+        let vector = &self.vectors[self.order[number % self.order.len()]];
+        if number < self.order.len() { vector.clone() } else { noisy(vector, &mut self.random) }
     }
 
     fn chunk(&mut self, number: usize) -> Chunk {
@@ -131,10 +138,9 @@ impl Source {
             return chunk(number, title, heading, content.clone(), self.vectors[place].clone());
         }
         let [head, tail] = [0; 2].map(|_| self.random.random_range(0..self.texts.len()));
+        let embedding = self.embedding(number);
         let (head, tail) = (&self.texts[head], &self.texts[tail]);
         let content = format!("{}{}", halves(&head.content).0, halves(&tail.content).1);
-        let vector = self.order[number % self.order.len()];
-        let embedding = noisy(&self.vectors[vector], &mut self.random);
         chunk(number, &head.title, &head.heading, content, embedding)
     }
 }

@@ -1,12 +1,14 @@
 //! The engine alone, in process, for comparisons that need its own numbers beside those of others.
 //!
 //! `export` writes the vectors of real chunks and questions to files; `vectors` builds an index from such files and says
-//! for each question which rows it found and how long that took; `growth` measures one index while it grows. All of
-//! them use one thread and the index crate's public face. Run by `make bench-vectors` and `make bench-growth`.
+//! for each question which rows it found and how long that took; `growth` measures one index while it grows; `graph`
+//! compares a graph with a scan. All of them use one thread and the index crate's public face. Run by `make bench-vectors`,
+//! `make bench-growth` and `make bench-graph`.
 
 #![forbid(unsafe_code)]
 
 mod data;
+mod graph;
 mod growth;
 mod vectors;
 
@@ -14,7 +16,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use tertulia_index::{Chunk, Fusion, Index, Mode, Options, Query, Settings};
+use tertulia_index::{Chunk, Fusion, Index, Mode, Options, Query, Settings, VectorSearch};
 
 /// The server's own allocator.
 #[global_allocator]
@@ -51,6 +53,15 @@ enum Command {
         #[arg(long, default_value_t = 1_000_000)]
         rows: usize,
     },
+    /// Compare a scan and a graph over --rows chunks
+    Graph {
+        /// Chunks
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: usize,
+        /// Draw vectors of this length, instead of those of the pages in demo/ and others made of them
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=16_000))]
+        dimensions: Option<u64>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -61,6 +72,7 @@ fn main() -> ExitCode {
             Command::Export { folder, rows } => data::export(&folder, rows),
             Command::Vectors { folder, rounds } => vectors::run(&folder, rounds),
             Command::Growth { rows } => growth::run(rows),
+            Command::Graph { rows, dimensions } => graph::run(rows, dimensions.map(|number| number as usize)),
         })
     });
     match outcome {
@@ -75,7 +87,7 @@ fn main() -> ExitCode {
 /// An empty index for vectors of this length.
 fn index(dimensions: usize) -> Index {
     let analyzer = tertulia_index::Analyzer::English;
-    Index::new(Settings { dimensions, encoder: "bench".to_owned(), analyzer })
+    Index::new(Settings { dimensions, encoder: "bench".to_owned(), analyzer, vectors: VectorSearch::Auto })
 }
 
 /// A query as most are.

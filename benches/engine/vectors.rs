@@ -84,7 +84,8 @@ pub(crate) fn run(folder: &Path, rounds: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn place(number: usize) -> usize {
+/// Where among the places a row is.
+pub(crate) fn place(number: usize) -> usize {
     number * SPREAD % PLACES
 }
 

@@ -3,8 +3,16 @@
 //! Invariant: a view holds each batch whole or not at all, and an id is live in one of its segments at most. Searches
 //! load the view without a lock; writers take turns. Merges of small segments are done by the writer that made them
 //! necessary; larger ones are prepared by [`Index::maintain`] beside writers and searches, and put in place in a moment.
+//! Graphs of large segments are built by [`Index::build_graphs`], beside all that, and settled once for each segment.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -15,6 +23,7 @@ use crate::{
     analyze::Analyzer,
     bits::Bits,
     chunk::{Batch, Chunk},
+    graph::{self, Graph, GraphBuilder, GraphBuilt, GraphError, VectorSearch},
     search::{self, Answer, Query, SearchError},
     segment::{Segment, unit},
     snapshot::{self, RestoreError, SnapshotError},
@@ -40,6 +49,9 @@ pub struct Settings {
     pub encoder: String,
     /// What makes terms of text.
     pub analyzer: Analyzer,
+    /// How vectors are searched; not part of what an index holds, so a snapshot may be restored under another.
+    #[serde(skip)]
+    pub vectors: VectorSearch,
 }
 
 /// Why a batch was refused; nothing of it was applied.
@@ -80,8 +92,30 @@ pub struct Index {
     writer: Mutex<Writer>,
     /// Held through [`Index::maintain`], so that there is one at a time.
     maintenance: Mutex<()>,
+    /// Held through [`Index::build_graphs`]: the graph that is being built, and what it is of.
+    graph: Mutex<Option<(Arc<Segment>, GraphBuilder)>>,
+    /// Bytes that it will take, about.
+    graph_bytes: AtomicUsize,
     /// Held through [`Index::snapshot`], so that there is one at a time.
     saving: Mutex<()>,
+}
+
+/// What a call of [`Index::build_graphs`] led to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GraphStep {
+    /// There is nothing to do.
+    Idle,
+    /// There is more to do.
+    Unfinished,
+    /// A graph is done, and searches take it.
+    Built(GraphBuilt),
+    /// A segment gets no graph and is scanned; the text says why.
+    Refused(String),
+    /// One that is due would take so much memory, and there is no room.
+    NoRoom {
+        /// About.
+        bytes: usize,
+    },
 }
 
 /// What writers take turns with.
@@ -130,6 +164,8 @@ impl Index {
             view: ArcSwap::from_pointee(view),
             writer: Mutex::default(),
             maintenance: Mutex::default(),
+            graph: Mutex::default(),
+            graph_bytes: AtomicUsize::new(0),
             saving: Mutex::default(),
         }
     }
@@ -154,10 +190,10 @@ impl Index {
         self.len() == 0
     }
 
-    /// Bytes of all arrays, of deleted chunks too until a merge leaves them out. Hits that are still held, and a merge
-    /// under way, take more.
+    /// Bytes of all arrays, of deleted chunks too until a merge leaves them out, and of the graph that is being built. Hits
+    /// that are still held, and a merge under way, take more.
     pub fn memory_bytes(&self) -> usize {
-        self.view.load().memory_bytes
+        self.view.load().memory_bytes + self.graph_bytes.load(Relaxed)
     }
 
     /// Applies `batch`: deletions, then upserts, then the version. Searches see all of it or nothing. Takes about 0.1 ms
@@ -267,6 +303,74 @@ impl Index {
         true
     }
 
+    /// Builds a graph for a large segment, for about as long as `budget` and then, when all rows are in, as long as it
+    /// takes to compare it with a scan. Searches scan the segment until its graph is done, and nobody waits. Begins none that
+    /// takes more than `room_bytes`. To be called until it is idle, with pauses as the caller sees fit; a merge makes new work.
+    pub fn build_graphs(&self, budget: Duration, room_bytes: usize) -> GraphStep {
+        let mut building = self.graph.lock();
+        let step = self.build_graph(&mut building, budget, room_bytes);
+        if building.is_none() {
+            self.graph_bytes.store(0, Relaxed);
+        }
+        step
+    }
+
+    fn build_graph(
+        &self,
+        building: &mut Option<(Arc<Segment>, GraphBuilder)>,
+        budget: Duration,
+        room_bytes: usize,
+    ) -> GraphStep {
+        let view = self.view.load();
+        let is_there = |segment: &Arc<Segment>| view.parts.iter().any(|part| Arc::ptr_eq(&part.segment, segment));
+        let (segment, mut builder) = match building.take().filter(|(segment, _)| is_there(segment)) {
+            Some(under_way) => under_way,
+            None => {
+                let Settings { dimensions, vectors: way, .. } = self.settings;
+                let is_due = |part: &&Part| {
+                    graph::is_due(way, part.segment.len(), dimensions) && !part.segment.vectors.is_graph_settled()
+                };
+                let due = view.parts.iter().filter(is_due).max_by_key(|part| part.len());
+                let Some(segment) = due.map(|part| part.segment.clone()) else { return GraphStep::Idle };
+                let bytes = graph::bytes_estimate(segment.len(), dimensions);
+                if bytes > room_bytes {
+                    return GraphStep::NoRoom { bytes };
+                }
+                self.graph_bytes.store(bytes, Relaxed);
+                match GraphBuilder::start(&segment.vectors, way) {
+                    Ok(builder) => (segment, builder),
+                    Err(error) => return refuse(&segment, &error),
+                }
+            }
+        };
+        drop(view);
+        match builder.add_rows(&segment.vectors, budget) {
+            Ok(false) => {
+                *building = Some((segment, builder));
+                return GraphStep::Unfinished;
+            }
+            Ok(true) => {}
+            Err(error) => return refuse(&segment, &error),
+        }
+        match builder.finish(&segment.vectors, segment.payload.ids()) {
+            Ok((graph, built)) => {
+                segment.vectors.settle_graph(Some(graph));
+                // Counts its memory.
+                let _writer = self.writer.lock();
+                let view = self.view.load();
+                self.view.store(Arc::new(View::new(view.version, view.parts.clone())));
+                GraphStep::Built(built)
+            }
+            Err(error) => refuse(&segment, &error),
+        }
+    }
+
+    /// Whether there is a graph that [`Index::snapshot`] has not tried to save.
+    pub fn has_unsaved_graph(&self) -> bool {
+        let view = self.view.load();
+        view.parts.iter().filter_map(|part| part.segment.vectors.graph()).any(Graph::is_unsaved)
+    }
+
     /// The chunks that answer `query` best.
     ///
     /// # Errors
@@ -362,6 +466,12 @@ impl Part {
         };
         Some(Self { segment: segment.clone(), left: Arc::new(Left { live: Some(live), len, words }) })
     }
+}
+
+/// Settles that a segment gets no graph.
+fn refuse(segment: &Segment, error: &GraphError) -> GraphStep {
+    segment.vectors.settle_graph(None);
+    GraphStep::Refused(error.to_string())
 }
 
 /// `chunks` in the order of their ids, of several with one id the last, in groups that a segment can hold.

@@ -13,6 +13,7 @@ pub mod fuse;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod graph;
 mod highlight;
 mod index;
 mod kernels;
@@ -34,11 +35,13 @@ pub use chunk::{Batch, Chunk};
 pub use encoder::{Encoder, EncoderError};
 pub use filter::{FILTER_DEPTH_MAX, FILTER_LEAVES_MAX, FILTER_VALUES_MAX, Filter, FilterError};
 pub use fuse::Fusion;
+pub use graph::{GraphBuilt, VectorSearch};
 pub use highlight::Highlighter;
-pub use index::{ApplyError, Index, Settings};
+pub use index::{ApplyError, GraphStep, Index, Settings};
 pub use question::{CONDITIONS_MAX, Question};
 pub use search::{
-    Answer, AnswerExplain, FilterExplain, FilterWay, FusionExplain, Hit, HitExplain, KeywordExplain, LIST_LEN_MIN,
-    ListPlace, Mode, Neighbour, Query, SearchError, SemanticExplain, Timings,
+    Answer, AnswerExplain, FilterExplain, FusionExplain, Hit, HitExplain, KeywordExplain, LIST_LEN_MIN, ListPlace,
+    Mode, Neighbour, Query, SearchError, SegmentExplain, SemanticExplain, Timings,
 };
 pub use snapshot::{RestoreError, SnapshotError, verify_snapshot};
+pub use vectors::VectorWay;

@@ -24,7 +24,7 @@ use crate::{
     payload::Row,
     question::{Conditions, Fitting, Question},
     segment::{Segment, unit},
-    vectors::{self, Vectors, VectorsView, Visited},
+    vectors::{self, VectorWay, Vectors, VectorsView, Visited},
     words::{self, WordsView},
 };
 
@@ -248,42 +248,39 @@ pub struct FusionExplain {
     pub keyword_weight: f32,
 }
 
-/// What a filter kept, and how that was searched.
+/// What a filter kept.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct FilterExplain {
     /// Chunks that pass.
     pub matches: usize,
     /// Of all chunks, 0 to 1.
     pub share: f32,
-    /// What looked at them first.
-    pub way: FilterWay,
-}
-
-/// What looked first at the chunks that pass a filter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FilterWay {
-    /// Nothing: none passes, or none was wanted.
-    None,
-    /// The lists of words.
-    Words,
-    /// A scan of their 8-bit codes, since they or their segments are few.
-    Scan,
-    /// An estimate by codes of one bit a component, in at least one segment.
-    Estimate,
 }
 
 /// How the semantic list was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SemanticExplain {
     /// Chunks in the list.
     pub listed: usize,
+    /// How each segment was searched.
+    pub segments: Vec<SegmentExplain>,
+    /// Chunks that graphs named as candidates.
+    pub walked: u64,
     /// Chunks whose code of one bit a component was looked at.
     pub estimated: u64,
     /// Chunks whose code of eight bits a component was looked at.
     pub scanned: u64,
     /// Chunks whose whole vector was looked at.
     pub rescored: u64,
+}
+
+/// How a segment's vectors were searched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SegmentExplain {
+    /// Chunks of the segment, deleted ones included.
+    pub chunks: usize,
+    /// Which way.
+    pub way: VectorWay,
 }
 
 /// How the keyword list was made.
@@ -390,19 +387,14 @@ pub(crate) fn search(settings: &Settings, view: &View, query: &Query<'_>) -> Res
         rounds,
         filter: kept.as_ref().map(|kept| {
             let matches = kept.iter().map(Bits::count).sum();
-            FilterExplain {
-                matches,
-                share: if view.len > 0 { matches as f32 / view.len as f32 } else { 0.0 },
-                way: match (query.mode, visited) {
-                    _ if matches == 0 || query.top_k == 0 => FilterWay::None,
-                    (Mode::Keyword, _) => FilterWay::Words,
-                    (_, Visited { estimated: 0, .. }) => FilterWay::Scan,
-                    _ => FilterWay::Estimate,
-                },
-            }
+            FilterExplain { matches, share: if view.len > 0 { matches as f32 / view.len as f32 } else { 0.0 } }
         }),
-        semantic: embedding.is_some().then_some(SemanticExplain {
+        semantic: embedding.is_some().then(|| SemanticExplain {
             listed: lists.semantic.len(),
+            segments: (view.parts.iter().zip(&visited.ways))
+                .map(|(part, way)| SegmentExplain { chunks: part.segment.len(), way: *way })
+                .collect(),
+            walked: visited.walked,
             estimated: visited.estimated,
             scanned: visited.scanned,
             rescored: visited.rescored,
@@ -459,6 +451,8 @@ impl Asked<'_> {
     ) -> Lists {
         let (query, view) = (self.query, self.view);
         let semantic = self.embedding.map(|embedding| {
+            // Of several rounds, the last one tells how.
+            visited.ways.clear();
             timed(&mut timings.vectors, || {
                 listed(view, self.shown, demands.as_deref_mut(), depth, |live, depth| {
                     let views = zip_parts(view, live, |part, live| VectorsView {

@@ -9,6 +9,9 @@
 //!
 //! So a crash at any point leaves a whole snapshot, the old one or the new one. The manifest is a line of JSON and a line
 //! with its XXH3-128; it holds the hash of each segment's head, which holds those of the sections (see `sections`).
+//!
+//! A segment's graph has a file of its own, of the same form and named in the manifest too. It can be built again from
+//! the segment, so a damaged one, or one of another build, is removed and everything else restored.
 
 use std::{
     collections::HashSet,
@@ -23,6 +26,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
     analyze::ANALYZER_VERSION,
+    graph::{Graph, VectorSearch},
     index::{Part, Settings, View},
     sections::{LoadError, Seal},
     segment::Segment,
@@ -32,6 +36,7 @@ use crate::{
 const FORMAT: u64 = 3;
 const MANIFEST: &str = "manifest";
 const SEGMENT_PREFIX: &str = "segment-";
+const GRAPH_PREFIX: &str = "graph-";
 const PASSING_SUFFIX: &str = ".new";
 /// A megabyte, so that small sections are not written one by one.
 const WRITE_BUFFER_BYTES: usize = 1 << 20;
@@ -97,13 +102,24 @@ struct ManifestSegment {
     chunks: usize,
     /// Numbers of the documents that are deleted, ascending.
     deleted: Vec<u32>,
+    /// Its graph, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    graph: Option<ManifestGraph>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ManifestGraph {
+    file: String,
+    bytes: u64,
 }
 
 /// Saves `view` to `folder`.
 pub(crate) fn save(settings: &Settings, view: &View, folder: &Path) -> Result<(), SnapshotError> {
     fs::create_dir_all(folder).map_err(at(folder))?;
+    let mut segments = Vec::with_capacity(view.parts.len());
     for part in &view.parts {
         save_segment(&part.segment, folder)?;
+        segments.push(manifest_segment(part, save_graph(&part.segment, folder)?));
     }
     sync_folder(folder)?;
     let manifest = Manifest {
@@ -111,7 +127,7 @@ pub(crate) fn save(settings: &Settings, view: &View, folder: &Path) -> Result<()
         analyzer_version: ANALYZER_VERSION,
         version: view.version,
         settings: settings.clone(),
-        segments: view.parts.iter().map(manifest_segment).collect(),
+        segments,
     };
     let path = folder.join(MANIFEST);
     write_then_rename(&path, |out| {
@@ -119,41 +135,67 @@ pub(crate) fn save(settings: &Settings, view: &View, folder: &Path) -> Result<()
         writeln!(out, "{json}\n{:032x}", xxh3_128(json.as_bytes()))
     })?;
     sync_folder(folder)?;
-    let named: HashSet<&str> = manifest.segments.iter().map(|segment| segment.file.as_str()).collect();
+    let graphs = manifest.segments.iter().filter_map(|segment| segment.graph.as_ref()).map(|graph| &graph.file);
+    let named: HashSet<&str> =
+        manifest.segments.iter().map(|segment| &segment.file).chain(graphs).map(String::as_str).collect();
     remove_others(folder, &named)
 }
 
-fn manifest_segment(part: &Part) -> ManifestSegment {
+fn manifest_segment(part: &Part, graph: Option<Seal>) -> ManifestSegment {
     let seal = part.segment.seal();
     let deleted = part.live().map_or_else(Vec::new, |live| {
         let mut dead = live.clone();
         dead.not();
         dead.iter_ones().collect()
     });
-    ManifestSegment { file: file_name(seal), bytes: seal.bytes, chunks: part.segment.len(), deleted }
+    let graph = graph.map(|seal| ManifestGraph { file: file_name(GRAPH_PREFIX, seal), bytes: seal.bytes });
+    let file = file_name(SEGMENT_PREFIX, seal);
+    ManifestSegment { file, bytes: seal.bytes, chunks: part.segment.len(), deleted, graph }
 }
 
-fn file_name(seal: Seal) -> String {
-    format!("{SEGMENT_PREFIX}{:032x}", seal.hash)
+fn file_name(prefix: &str, seal: Seal) -> String {
+    format!("{prefix}{:032x}", seal.hash)
 }
 
-fn seal_of(segment: &ManifestSegment) -> Option<Seal> {
-    let hex = segment.file.strip_prefix(SEGMENT_PREFIX)?;
-    let hash = u128::from_str_radix(hex, 16).ok()?;
-    let seal = Seal { hash, bytes: segment.bytes };
+fn seal_of(prefix: &str, file: &str, bytes: u64) -> Option<Seal> {
+    let hash = u128::from_str_radix(file.strip_prefix(prefix)?, 16).ok()?;
+    let seal = Seal { hash, bytes };
     // One spelling only, so that a name cannot lead out of the folder.
-    (file_name(seal) == segment.file).then_some(seal)
+    (file_name(prefix, seal) == file).then_some(seal)
 }
 
 fn save_segment(segment: &Segment, folder: &Path) -> Result<(), SnapshotError> {
     let seal = segment.seal();
-    let path = folder.join(file_name(seal));
-    if fs::metadata(&path).is_ok_and(|file| file.len() == seal.bytes) {
+    let path = folder.join(file_name(SEGMENT_PREFIX, seal));
+    if is_saved(&path, seal) {
         return Ok(());
     }
     let sections = segment.sections();
     let (head, _) = sections.head();
     write_then_rename(&path, |out| sections.write_to(&head, out))
+}
+
+/// Saves the segment's graph, if it has one, and gives back its seal.
+fn save_graph(segment: &Segment, folder: &Path) -> Result<Option<Seal>, SnapshotError> {
+    let Some(graph) = segment.vectors.graph() else { return Ok(None) };
+    let path = |seal| folder.join(file_name(GRAPH_PREFIX, seal));
+    if let Some(seal) = graph.seal().filter(|seal| is_saved(&path(*seal), *seal)) {
+        return Ok(Some(seal));
+    }
+    // One that cannot be saved is built again after a restart.
+    let Ok(file) = graph.file(segment.seal()) else {
+        graph.set_saved(None);
+        return Ok(None);
+    };
+    let sections = file.sections();
+    let (head, seal) = sections.head();
+    write_then_rename(&path(seal), |out| sections.write_to(&head, out))?;
+    graph.set_saved(Some(seal));
+    Ok(Some(seal))
+}
+
+fn is_saved(path: &Path, seal: Seal) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.len() == seal.bytes)
 }
 
 /// Writes a file under a passing name, has it reach the disk, and gives it its name.
@@ -182,7 +224,9 @@ fn remove_others(folder: &Path, named: &HashSet<&str>) -> Result<(), SnapshotErr
     for entry in fs::read_dir(folder).map_err(at(folder))? {
         let entry = entry.map_err(at(folder))?;
         let name = entry.file_name();
-        let is_ours = |name: &str| name.starts_with(SEGMENT_PREFIX) || name.ends_with(PASSING_SUFFIX);
+        let is_ours = |name: &str| {
+            name.starts_with(SEGMENT_PREFIX) || name.starts_with(GRAPH_PREFIX) || name.ends_with(PASSING_SUFFIX)
+        };
         if name.to_str().is_some_and(|name| is_ours(name) && !named.contains(name)) {
             fs::remove_file(entry.path()).map_err(at(&entry.path()))?;
         }
@@ -205,7 +249,7 @@ pub(crate) fn load(folder: &Path, expected: Option<&Settings>) -> Result<View, R
         same("dimensions", &settings.dimensions, &expected.dimensions)?;
         same("analyzer", &settings.analyzer, &expected.analyzer)?;
     }
-    let parts = manifest.segments.par_iter().map(|segment| load_part(settings, folder, segment));
+    let parts = manifest.segments.par_iter().map(|segment| load_part(settings, folder, segment, expected));
     Ok(View::new(manifest.version, parts.collect::<Result<_, _>>()?))
 }
 
@@ -236,32 +280,77 @@ fn same<T: PartialEq + Serialize>(what: &'static str, found: &T, expected: &T) -
     Err(RestoreError::Foreign { what, found: told(found), expected: told(expected) })
 }
 
-fn load_part(settings: &Settings, folder: &Path, entry: &ManifestSegment) -> Result<Part, RestoreError> {
+fn load_part(
+    settings: &Settings,
+    folder: &Path,
+    entry: &ManifestSegment,
+    expected: Option<&Settings>,
+) -> Result<Part, RestoreError> {
     let damaged = |path: &Path, what| RestoreError::Damaged { path: path.to_owned(), what };
     let manifest = folder.join(MANIFEST);
-    let seal = seal_of(entry).ok_or_else(|| damaged(&manifest, "a segment has no name of ours"))?;
+    let no_name = || damaged(&manifest, "a segment has no name of ours");
+    let seal = seal_of(SEGMENT_PREFIX, &entry.file, entry.bytes).ok_or_else(no_name)?;
     let path = folder.join(&entry.file);
-    let load = || {
-        let mut file = File::open(&path).map_err(LoadError::Io)?;
-        if file.metadata().map_err(LoadError::Io)?.len() != seal.bytes {
-            return Err(LoadError::Damaged("another size"));
-        }
-        Segment::load(settings, &mut file, seal)
-    };
-    let segment = load().map_err(|error| match error {
-        LoadError::Damaged(what) => damaged(&path, what),
-        LoadError::Io(source) if source.kind() == io::ErrorKind::NotFound => damaged(&path, "missing"),
-        LoadError::Io(source) => RestoreError::Unreadable { path: path.clone(), source },
-    })?;
+    let segment = open(&path, seal)
+        .and_then(|mut file| Segment::load(settings, &mut file, seal))
+        .map_err(|error| restore_error(&path, error))?;
     let fits = segment.len() == entry.chunks
         && entry.deleted.is_sorted_by(|left, right| left < right)
         && entry.deleted.last().is_none_or(|last| (*last as usize) < segment.len());
     if !fits {
         return Err(damaged(&manifest, "deletions do not fit their segment"));
     }
+    if let Some(graph) = &entry.graph {
+        let graph_seal = seal_of(GRAPH_PREFIX, &graph.file, graph.bytes).ok_or_else(no_name)?;
+        load_graph(&segment, seal, &folder.join(&graph.file), graph_seal, expected)?;
+    }
     Part::whole(segment)
         .without_docs(&entry.deleted, settings.analyzer)
         .ok_or_else(|| damaged(&manifest, "a segment without a live chunk"))
+}
+
+/// Loads a segment's graph, if graphs are wanted. One that is damaged or of another build is removed, and will be built
+/// again; only a check, which has no `expected` settings, leaves it and fails.
+fn load_graph(
+    segment: &Segment,
+    seal: Seal,
+    path: &Path,
+    graph_seal: Seal,
+    expected: Option<&Settings>,
+) -> Result<(), RestoreError> {
+    let way = expected.map_or(VectorSearch::Auto, |settings| settings.vectors);
+    if way == VectorSearch::Scan {
+        return Ok(());
+    }
+    let vectors = &segment.vectors;
+    let loaded = open(path, graph_seal).and_then(|mut file| Graph::load(&mut file, graph_seal, seal, vectors, way));
+    match loaded {
+        Ok(graph) => vectors.settle_graph(Some(graph)),
+        Err(error) if expected.is_none() => return Err(restore_error(path, error)),
+        // If it cannot be removed, the next snapshot writes over it.
+        Err(_) => drop(fs::remove_file(path)),
+    }
+    Ok(())
+}
+
+/// Opens a file that has the size of its seal.
+fn open(path: &Path, seal: Seal) -> Result<File, LoadError> {
+    let file = File::open(path).map_err(LoadError::Io)?;
+    if file.metadata().map_err(LoadError::Io)?.len() != seal.bytes {
+        return Err(LoadError::Damaged("another size"));
+    }
+    Ok(file)
+}
+
+fn restore_error(path: &Path, error: LoadError) -> RestoreError {
+    let path = path.to_owned();
+    match error {
+        LoadError::Damaged(what) => RestoreError::Damaged { path, what },
+        LoadError::Io(source) if source.kind() == io::ErrorKind::NotFound => {
+            RestoreError::Damaged { path, what: "missing" }
+        }
+        LoadError::Io(source) => RestoreError::Unreadable { path, source },
+    }
 }
 
 /// Checks the snapshot in `folder` as [`crate::Index::restore`] would, under whatever settings it was saved.

@@ -15,11 +15,13 @@
 //! The bound: a row `v` is `s·c + r` (step, codes, residual), a query `q` is `t·d + e`. Then
 //! `q·v = s·t·(d·c) + e·(s·c) + q·r ≤ s·t·(d·c) + |e|·|s·c| + |q|·|r|` (Cauchy–Schwarz), plus what rounding may add.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, sync::OnceLock};
 
+use serde::Serialize;
 use thiserror::Error;
 
 use crate::bits::{Best, Bits, Candidate};
+use crate::graph::Graph;
 use crate::kernels::{self, BLOCK, CODE_LANES, RowScales, ScanQuery};
 use crate::sections::{LoadError, SectionReader, SectionWriter};
 use crate::signs::{SignScratch, Signs};
@@ -48,6 +50,8 @@ pub(crate) struct Vectors {
     signs: Option<Signs>,
     /// At least the length of the longest row, and of the longest row made from codes.
     length_max: f32,
+    /// Set once, when it is built: `None` in it if it is of no use.
+    graph: OnceLock<Option<Graph>>,
 }
 
 /// Rows that are no vectors of the index.
@@ -119,7 +123,7 @@ impl Vectors {
             scales.push(FINE_STEPS * step, at_least(residual), codes);
             length_max = length_max.max(at_least(length) + at_least(residual));
         }
-        Self { dimensions, codes, fine, scales, stride, signs: None, length_max }
+        Self { dimensions, codes, fine, scales, stride, signs: None, length_max, graph: OnceLock::new() }
     }
 
     /// How many rows there are.
@@ -127,10 +131,37 @@ impl Vectors {
         self.scales.steps.len()
     }
 
+    /// Components of a row.
+    pub(crate) fn dimensions(&self) -> usize {
+        self.dimensions
+    }
+
+    /// The graph that searches may take, if there is one.
+    pub(crate) fn graph(&self) -> Option<&Graph> {
+        self.graph.get().and_then(Option::as_ref)
+    }
+
+    /// Whether it was found out whether there is one.
+    pub(crate) fn is_graph_settled(&self) -> bool {
+        self.graph.get().is_some()
+    }
+
+    /// Has searches take `graph` from now on; `None` if it is settled that there is none. The first call counts.
+    pub(crate) fn settle_graph(&self, graph: Option<Graph>) {
+        let _ = self.graph.set(graph);
+    }
+
     /// The product of a row with `query`.
     pub(crate) fn score(&self, doc: u32, query: &[f32]) -> f32 {
         let (codes, fine) = (self.plane(&self.codes, doc), self.plane(&self.fine, doc));
         kernels::dot_fine(&codes[..self.dimensions], &fine[..self.dimensions], query) * self.fine_step(doc)
+    }
+
+    /// The row of a document of this segment.
+    pub(crate) fn row(&self, doc: u32) -> Vec<f32> {
+        let mut row = vec![0.0; self.dimensions];
+        self.read_row(doc, &mut row);
+        row
     }
 
     /// Writes to `row`, `[dimensions]`, the row of a document of this segment.
@@ -153,7 +184,8 @@ impl Vectors {
     /// Bytes on the heap.
     pub(crate) fn memory_bytes(&self) -> usize {
         let signs = self.signs.as_ref().map_or(0, Signs::memory_bytes);
-        self.codes.capacity() + self.fine.capacity() + self.scales.memory_bytes() + signs
+        let graph = self.graph().map_or(0, Graph::memory_bytes);
+        self.codes.capacity() + self.fine.capacity() + self.scales.memory_bytes() + signs + graph
     }
 
     pub(crate) fn save<'a>(&'a self, out: &mut SectionWriter<'a>) {
@@ -227,16 +259,47 @@ pub(crate) struct VectorsView<'a> {
 }
 
 impl<'a> VectorsView<'a> {
+    /// How many rows count.
+    fn kept(&self) -> usize {
+        self.live.map_or(self.vectors.len(), Bits::count)
+    }
+
+    /// Rows that the segment's graph names as the `k` nearest and more; `None` if there is none, or a scan is better.
+    fn walk(&self, query: &[f32], k: usize) -> Option<Vec<u32>> {
+        let (graph, kept) = (self.vectors.graph()?, self.kept());
+        if graph.suits(kept, k) { graph.search(query, k, self.live, kept) } else { None }
+    }
+
     /// The segment's sign codes, if they are to be looked at first.
     fn signs(&self) -> Option<&'a Signs> {
-        let kept = self.live.map_or(self.vectors.len(), Bits::count);
-        self.vectors.signs.as_ref().filter(|_| kept >= self.vectors.len() / BLOCK * SIGNS_KEPT_MIN)
+        self.vectors.signs.as_ref().filter(|_| is_estimated(self.vectors.len(), self.kept()))
     }
 }
 
+/// Whether a scan of `rows` of which `kept` count looks at sign codes first.
+pub(crate) fn is_estimated(rows: usize, kept: usize) -> bool {
+    kept >= rows / BLOCK * SIGNS_KEPT_MIN
+}
+
+/// How a segment's vectors were searched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VectorWay {
+    /// A graph named candidates, and they were scored in f32.
+    Graph,
+    /// Codes of one bit a component, then codes of eight, then f32.
+    Estimate,
+    /// Codes of eight bits a component, then f32.
+    Scan,
+}
+
 /// What searches looked at.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Visited {
+    /// How each segment was searched, in their order.
+    pub(crate) ways: Vec<VectorWay>,
+    /// Rows that graphs named.
+    pub(crate) walked: u64,
     /// Rows whose sign codes were read, if they were live.
     pub(crate) estimated: u64,
     /// Rows whose codes were read, if they were live.
@@ -285,13 +348,35 @@ fn search_with(
     if k == 0 {
         return Vec::new();
     }
+    // Rows that graphs name come first: the threshold that they set leaves less of what is scanned in question.
+    let mut best = Best::new(k);
+    let mut ways = Vec::with_capacity(segments.len());
+    for (at, segment) in segments.iter().enumerate() {
+        let way = match segment.walk(query, k) {
+            Some(docs) => {
+                visited.walked += docs.len() as u64;
+                visited.rescored += docs.len() as u64;
+                for doc in docs {
+                    let score = segment.vectors.score(doc, query);
+                    best.offer(Candidate::new(at as u32, doc, score, segment.ids));
+                }
+                VectorWay::Graph
+            }
+            None if segment.signs().is_some() => VectorWay::Estimate,
+            None => VectorWay::Scan,
+        };
+        ways.push(way);
+    }
+    visited.ways.extend(&ways);
     let Scratch { query: codes, upper, maxima, signs, seeds, docs, candidates } = scratch;
-    // Each segment starts a new block.
+    // Each segment starts a new block; one that was not scanned takes none.
     let mut starts = Vec::with_capacity(segments.len());
     let mut places = 0;
-    for segment in segments {
+    for (segment, way) in segments.iter().zip(&ways) {
         starts.push(places);
-        places += segment.vectors.len().next_multiple_of(BLOCK);
+        if *way != VectorWay::Graph {
+            places += segment.vectors.len().next_multiple_of(BLOCK);
+        }
     }
     if upper.len() < places {
         upper.resize(places, f32::NEG_INFINITY);
@@ -308,9 +393,14 @@ fn search_with(
         length: scale.length,
         slack: vectors.length_max * (scale.residual + scale.length * rounding(query.len())),
     };
-    // Decided once: with a bitmap it takes counting it.
-    let estimated: Vec<Option<&Signs>> = segments.iter().map(VectorsView::signs).collect();
-    for ((segment, &start), signs_of) in segments.iter().zip(&starts).zip(&estimated) {
+    // Places start with a segment that was scanned, and only those count below.
+    let scanned = || {
+        let all = segments.iter().zip(&starts).zip(&ways);
+        all.filter(|(_, way)| **way != VectorWay::Graph).map(|((segment, &start), way)| {
+            (segment, start, segment.vectors.signs.as_ref().filter(|_| *way == VectorWay::Estimate))
+        })
+    };
+    for (segment, start, signs_of) in scanned() {
         let vectors = segment.vectors;
         let len = vectors.len();
         let upper = &mut upper[start..start + len.next_multiple_of(BLOCK)];
@@ -346,7 +436,7 @@ fn search_with(
     for &(bound, place) in seeds.iter() {
         let (segment, doc) = locate(place);
         let (VectorsView { vectors, .. }, start) = (segments[segment], starts[segment] as u32);
-        if estimated[segment].is_some() {
+        if ways[segment] == VectorWay::Estimate {
             let query = scan_query(vectors);
             kernels::bounds_of(&[doc], &vectors.codes, &vectors.scales, query, f32::MIN, start, candidates);
             visited.scanned += 1;
@@ -357,7 +447,6 @@ fn search_with(
         upper[place as usize] = f32::NEG_INFINITY;
     }
     candidates.sort_unstable_by(by_bound);
-    let mut best = Best::new(k);
     for (_, place) in candidates.drain(..k.min(candidates.len())) {
         best.offer(score(place));
         visited.rescored += 1;
@@ -368,7 +457,7 @@ fn search_with(
     }
 
     // … and what it leaves in question is scored, the most promising first, so that the threshold rises soon.
-    for ((segment, &start), signs_of) in segments.iter().zip(&starts).zip(&estimated) {
+    for (segment, start, signs_of) in scanned() {
         let vectors = segment.vectors;
         let places = start..start + vectors.len().next_multiple_of(BLOCK);
         let maxima = &mut maxima[start / BLOCK..places.end / BLOCK];
@@ -492,9 +581,7 @@ mod tests {
         for (at, segment) in segments.iter().enumerate() {
             for doc in 0..segment.vectors.len() as u32 {
                 if segment.live.is_none_or(|live| live.get(doc)) {
-                    let mut row = vec![0.0; query.len()];
-                    segment.vectors.read_row(doc, &mut row);
-                    let score = kernels::dot(query, &row);
+                    let score = kernels::dot(query, &segment.vectors.row(doc));
                     all.push(Candidate::new(at as u32, doc, score, segment.ids));
                 }
             }

@@ -240,7 +240,8 @@ impl Base {
         self.counted_bytes.load(Relaxed)
     }
 
-    fn recount(&self) {
+    /// Takes in how much memory its index has come to take.
+    pub fn recount(&self) {
         let index_bytes = self.index.load().as_ref().map_or(0, |index| index.memory_bytes());
         self.count(index_bytes.max(self.reserved_bytes.load(Relaxed)));
     }
@@ -441,6 +442,11 @@ impl LoadedBases {
         if bytes == 0 { 0 } else { others.saturating_add(bytes).saturating_sub(bytes_max) }
     }
 
+    /// Bytes that nobody takes.
+    pub fn room(&self, bytes_max: usize) -> usize {
+        bytes_max.saturating_sub(self.budget.used_bytes.load(Relaxed))
+    }
+
     /// Which others have to go so that [`LoadedBases::reserve`] would set `bytes` aside for `base`: none if there is room,
     /// else those that are on their way and then those that were searched the longest ago. `None` if that does not help:
     /// who was searched within `unload_after`, or later than `base`, stays, and so do all if nobody searches `base`.
@@ -529,6 +535,7 @@ mod tests {
         assert!(!loaded.reserve(&one, 61, 100));
         one.release();
         assert!(loaded.reserve(&other, 100, 100));
+        assert_eq!((loaded.room(99), loaded.room(100), loaded.room(101)), (0, 0, 1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,9 +12,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tertulia_index::{Batch, Index, Settings};
+use tertulia_index::{Batch, GraphStep, Index, Settings, VectorSearch};
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{Notify, Semaphore, mpsc},
     time::{Instant, sleep, timeout},
 };
 
@@ -48,6 +48,10 @@ const CHUNK_BYTES_ESTIMATE: usize = 4_096;
 /// First loads take one in so many of the service pool's connections, each for as long as it reads; sign-in and all else
 /// that the pool is for have the others.
 const LOADS_SHARE: usize = 3;
+/// How long a compute thread builds at a graph before it looks after other jobs.
+const GRAPH_STEP: Duration = Duration::from_millis(10);
+/// Pause after it: so a graph takes half of one core at most.
+const GRAPH_PAUSE: Duration = GRAPH_STEP;
 
 /// Carries changes from Postgres into the indexes. One per server.
 pub struct Sync {
@@ -69,6 +73,8 @@ struct Built {
     generation_id: uuid::Uuid,
     saved_version: u64,
     saved_at: Instant,
+    /// Wakes the task that builds its graphs, which ends when this is dropped.
+    graphs: Option<mpsc::Sender<()>>,
     /// When a purge was last begun, or the index made.
     purged_at: Instant,
 }
@@ -214,6 +220,7 @@ impl Sync {
                 Ok(Looked::Outdated) => continue,
                 Ok(Looked::CaughtUp) => {
                     pause = PAUSE_MIN;
+                    self.wake_graphs(base, built.as_mut());
                     Rest::CaughtUp(self.until_snapshot(base, built.as_ref()))
                 }
                 Err(error) => {
@@ -303,7 +310,7 @@ impl Sync {
         }
         if built.is_none() {
             let restored = self.restore(key, &head).await?;
-            *built = Some(restored.filter(is_usable).unwrap_or_else(|| Built::empty(&head)));
+            *built = Some(restored.filter(is_usable).unwrap_or_else(|| Built::empty(&head, self.config.vectors)));
         }
         if loading.is_some() {
             base.note_progress(built.as_ref().map_or(0, |built| built.index.len()), head.chunk_count);
@@ -362,14 +369,68 @@ impl Sync {
         self.compute.run_in_background(move || while index.maintain() {}).await.map_err(anyhow::Error::new)
     }
 
+    /// Has the graphs of large segments built, if there are any without.
+    fn wake_graphs(self: &Arc<Self>, base: &Arc<Base>, built: Option<&mut Built>) {
+        let Some(Built { index, graphs, .. }) = built else { return };
+        let graphs = graphs.get_or_insert_with(|| {
+            let (wake, woken) = mpsc::channel(1);
+            self.tasks.spawn(self.clone().build_graphs(base.clone(), index.clone(), woken));
+            wake
+        });
+        // If there is no room, it will look anyway.
+        let _ = graphs.try_send(());
+    }
+
+    /// Builds the graphs of `index` bit by bit whenever it is woken. What is built, the sync saves, as the only one that
+    /// writes snapshots.
+    async fn build_graphs(self: Arc<Self>, base: Arc<Base>, index: Arc<Index>, mut woken: mpsc::Receiver<()>) {
+        let knowledge_base_id = base.key.knowledge_base_id;
+        let mut is_told = false;
+        while woken.recv().await.is_some() {
+            while !woken.is_closed() {
+                let (working, room_bytes) = (index.clone(), self.loaded.room(self.config.memory_bytes_max));
+                let step = self.compute.run_in_background(move || working.build_graphs(GRAPH_STEP, room_bytes)).await;
+                if woken.is_closed() {
+                    break;
+                }
+                base.recount();
+                match step {
+                    Ok(GraphStep::Idle) => break,
+                    Ok(GraphStep::Unfinished) => sleep(GRAPH_PAUSE).await,
+                    Ok(GraphStep::Built(built)) => {
+                        let (rows, took_ms) = (built.rows, built.took.as_millis() as u64);
+                        tracing::info!(%knowledge_base_id, rows, took_ms, recall = built.recall, "graph built");
+                        base.wake(0);
+                    }
+                    Ok(GraphStep::Refused(reason)) => {
+                        tracing::warn!(%knowledge_base_id, reason, "no graph for a large segment; it is scanned");
+                    }
+                    Ok(GraphStep::NoRoom { bytes }) => {
+                        if !is_told {
+                            tracing::info!(%knowledge_base_id, bytes, "no memory for a graph now; its segment is scanned");
+                            is_told = true;
+                        }
+                        let _ = timeout(UNFIT_PAUSE, woken.recv()).await;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%knowledge_base_id, error = %chain(&error), "graph not built");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
     async fn restore(&self, key: BaseKey, head: &Head) -> Result<Option<Built>, anyhow::Error> {
-        let (snapshots, settings, generation_id) = (self.snapshots.clone(), settings(head), head.generation_id);
+        let (snapshots, settings, generation_id) =
+            (self.snapshots.clone(), settings(head, self.config.vectors), head.generation_id);
         let restored = self.compute.run_in_background(move || snapshots.restore(key, generation_id, &settings)).await?;
         Ok(restored.map(|index| Built {
             saved_version: index.version(),
             index: Arc::new(index),
             generation_id,
             saved_at: Instant::now(),
+            graphs: None,
             purged_at: Instant::now(),
         }))
     }
@@ -378,7 +439,7 @@ impl Sync {
     fn until_snapshot(&self, base: &Base, built: Option<&Built>) -> Option<Duration> {
         // A purge that is under way wakes when it ends, and is saved then.
         let built = built.filter(|_| !base.is_purging())?;
-        let is_stale = built.index.version() > built.saved_version || base.purge_due() > 0;
+        let is_stale = built.is_unsaved() || base.purge_due() > 0;
         let save_at = is_stale.then(|| built.saved_at + self.config.snapshot_interval);
         let purge_at = built.index.has_deleted().then(|| built.purged_at + PURGE_AFTER);
         let next = [save_at, purge_at].into_iter().flatten().min()?;
@@ -441,7 +502,7 @@ impl Sync {
     }
 
     async fn save(&self, base: &Base, built: Option<&mut Built>) {
-        let Some(built) = built.filter(|built| built.index.version() > built.saved_version) else { return };
+        let Some(built) = built.filter(|built| built.is_unsaved()) else { return };
         let (snapshots, index, key, generation_id) =
             (self.snapshots.clone(), built.index.clone(), base.key, built.generation_id);
         let version = index.version();
@@ -506,14 +567,20 @@ impl Sync {
 }
 
 impl Built {
-    fn empty(head: &Head) -> Self {
+    fn empty(head: &Head, vectors: VectorSearch) -> Self {
         Self {
-            index: Arc::new(Index::new(settings(head))),
+            index: Arc::new(Index::new(settings(head, vectors))),
             generation_id: head.generation_id,
             saved_version: 0,
             saved_at: Instant::now(),
+            graphs: None,
             purged_at: Instant::now(),
         }
+    }
+
+    /// Whether there is something that the last snapshot lacks.
+    fn is_unsaved(&self) -> bool {
+        self.index.version() > self.saved_version || self.index.has_unsaved_graph()
     }
 }
 
@@ -533,8 +600,8 @@ fn estimate(built: Option<&Built>, head: &Head) -> usize {
     new_chunks.saturating_mul(CHUNK_BYTES_ESTIMATE + 3 * head.dimensions).saturating_add(held_bytes)
 }
 
-fn settings(head: &Head) -> Settings {
-    Settings { dimensions: head.dimensions, encoder: head.encoder.clone(), analyzer: head.analyzer }
+fn settings(head: &Head, vectors: VectorSearch) -> Settings {
+    Settings { dimensions: head.dimensions, encoder: head.encoder.clone(), analyzer: head.analyzer, vectors }
 }
 
 /// An error with its causes, as one line for the log.

@@ -13,6 +13,7 @@ mod crash;
 mod documents;
 mod encoders;
 mod generations;
+mod graphs;
 mod http;
 mod knowledge_bases;
 mod lists;

@@ -3,18 +3,24 @@
 mod damage;
 mod draw;
 mod edges;
+mod graphs;
 mod histories;
 mod large;
 mod plain;
 
 use serde_json::to_string;
-use tertulia_index::{Analyzer, Answer, Filter, Fusion, Index, Neighbour, Query, SearchError, Settings};
+use tertulia_index::{Analyzer, Answer, Filter, Fusion, Index, Neighbour, Query, SearchError, Settings, VectorSearch};
 
 use plain::{Expected, Plain, Question, UnknownKey};
 
 /// Settings of every index here.
 fn settings() -> Settings {
-    Settings { dimensions: draw::DIMENSIONS, encoder: "drawn".to_owned(), analyzer: Analyzer::English }
+    Settings {
+        dimensions: draw::DIMENSIONS,
+        encoder: "drawn".to_owned(),
+        analyzer: Analyzer::English,
+        vectors: VectorSearch::Auto,
+    }
 }
 
 fn ask(index: &Index, question: &Question) -> Result<Answer, SearchError> {

@@ -1,14 +1,15 @@
 //! What a filter means in SQL, which is what it means in the in-process index.
 
 use serde_json::{Map, Value, json};
-use tertulia_index::{Analyzer, Batch, Chunk, Filter, Fusion, Index, Mode, Options, Query, Settings};
+use tertulia_index::{Analyzer, Batch, Chunk, Filter, Fusion, Index, Mode, Options, Query, Settings, VectorSearch};
 use uuid::Uuid;
 
 use super::TestDatabase;
 
 /// Whether the index lets a chunk of that metadata through.
 fn matches_in_the_index(metadata: &str, filter: &Value) -> bool {
-    let settings = Settings { dimensions: 2, encoder: "test".into(), analyzer: Analyzer::English };
+    let settings =
+        Settings { dimensions: 2, encoder: "test".into(), analyzer: Analyzer::English, vectors: VectorSearch::Auto };
     let chunk = |id: u128, metadata: &str| Chunk {
         id: Uuid::from_u128(id),
         document_id: Uuid::from_u128(9),

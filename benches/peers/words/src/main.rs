@@ -15,7 +15,7 @@ use tantivy::{
     schema::{Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions},
 };
 use tertulia::knowledge::extract::MediaType;
-use tertulia_index::{Analyzer, Batch, Chunk, Fusion, Index, Mode, Options, Query, Settings};
+use tertulia_index::{Analyzer, Batch, Chunk, Fusion, Index, Mode, Options, Query, Settings, VectorSearch};
 
 /// The server's own.
 #[global_allocator]
@@ -35,6 +35,7 @@ fn main() {
         dimensions: encoder.dimensions(),
         encoder: encoder.fingerprint().to_owned(),
         analyzer: ANALYZER,
+        vectors: VectorSearch::Scan,
     });
     index.apply(Batch { version: 1, upserts: chunks, deletions: Vec::new() }).expect("a sound batch");
     while index.maintain() {}
