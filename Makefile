@@ -62,6 +62,10 @@ bench-vectors: setup ## nearest vectors beside usearch, hnswlib, faiss and qdran
 	cargo build --locked --release --example engine
 	@scripts/bench.sh vectors $(ARGS)
 
+.PHONY: bench-words
+bench-words: setup ## keyword search beside tantivy, which takes minutes to build
+	@scripts/bench.sh words
+
 .PHONY: bench-growth
 bench-growth: setup ## time and memory of an index of 1,000 to 1,000,000 chunks; ARGS="--rows 100000" for less
 	cargo build --locked --release --example engine

@@ -22,7 +22,8 @@ use crate::{
     config::Config,
     http::body::Room,
     knowledge::{
-        BaseKey, Knowledge, LoadedBases, encoders::Encoders, generations::Builder, snapshots::Snapshots, sync::Sync,
+        BaseKey, Knowledge, LoadedBases, encoders::Encoders, generations::Builder, rerank::Reranker,
+        snapshots::Snapshots, sync::Sync,
     },
     metrics::Metrics,
     server::{ConnInfo, Counters, Server},
@@ -184,7 +185,8 @@ impl Stack {
             loaded,
             sync.clone(),
             config.retrieval.clone(),
-        );
+        )
+        .with_reranker(Reranker::new(&config.rerank, tasks.runtime().clone()).context("rerank.url")?);
         let app = Arc::new(App {
             documents_room: Room::new(config.server.documents_held_bytes_max),
             config,

@@ -31,6 +31,8 @@ pub struct Config {
     pub retrieval: RetrievalConfig,
     /// The encoder that is a service, if there is one.
     pub encoder: EncoderConfig,
+    /// The service that ranks hits anew, if there is one.
+    pub rerank: RerankConfig,
     /// How to log.
     pub log: LogConfig,
 }
@@ -148,6 +150,23 @@ pub struct EncoderConfig {
     pub query_timeout: Duration,
 }
 
+/// `rerank.*`: a service with `/v1/rerank`, for searches that ask for it.
+#[derive(Debug, Clone)]
+pub struct RerankConfig {
+    /// What `/rerank` is added to; none if there is no such service.
+    pub url: Option<String>,
+    /// The model.
+    pub model: String,
+    /// Sent as a bearer token.
+    pub api_key: Option<Secret>,
+    /// File that has the key instead.
+    pub api_key_file: Option<PathBuf>,
+    /// How many hits it is given.
+    pub candidates: usize,
+    /// Longest that it may take.
+    pub timeout: Duration,
+}
+
 /// Text that no log and no error shows.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
@@ -249,6 +268,12 @@ pub const KNOBS: &[Knob] = &[
     Knob { name: "encoder.requests_max", default: "4", meaning: "requests for documents under way at once; further ones wait", set: |c, v| put_in(&mut c.encoder.requests_max, v, 1, 1_024) },
     Knob { name: "encoder.timeout", default: "30s", meaning: "longest that one request for documents may take", set: |c, v| put_duration(&mut c.encoder.timeout, v) },
     Knob { name: "encoder.query_timeout", default: "1s", meaning: "longest that a search waits for its question's vector; past it hybrid searches go by words alone", set: |c, v| put_duration(&mut c.encoder.query_timeout, v) },
+    Knob { name: "rerank.url", default: "", meaning: "service with `/v1/rerank` as Cohere, Jina and vLLM have it, up to and without `/rerank`, for searches with `rerank`; none: such searches are refused", set: |c, v| put_http_url(&mut c.rerank.url, v) },
+    Knob { name: "rerank.model", default: "", meaning: "the service's model; needed with `rerank.url`", set: |c, v| put_text(&mut c.rerank.model, v) },
+    Knob { name: "rerank.api_key", default: "", meaning: "sent to the service as a bearer token", set: |c, v| put_secret(&mut c.rerank.api_key, v) },
+    Knob { name: "rerank.api_key_file", default: "", meaning: "file that has the key, instead of `rerank.api_key`", set: |c, v| put_optional_path(&mut c.rerank.api_key_file, v) },
+    Knob { name: "rerank.candidates", default: "50", meaning: "how many of the best hits the service is given, unless more are wanted", set: |c, v| put_in(&mut c.rerank.candidates, v, 1, 1_000) },
+    Knob { name: "rerank.timeout", default: "500ms", meaning: "longest that a search waits for the service; past it hits come in the order of the search", set: |c, v| put_duration(&mut c.rerank.timeout, v) },
     Knob { name: "log.filter", default: "info,refinery_core=warn,tokio_postgres=warn", meaning: "what to log, such as `info` or `tertulia=debug,info`", set: |c, v| put_filter(&mut c.log.filter, v) },
     Knob { name: "log.format", default: "auto", meaning: "`auto` (readable on a terminal, else JSON), `json` or `text`", set: |c, v| put_format(&mut c.log.format, v) },
 ];
@@ -318,6 +343,13 @@ impl Config {
         if encoder.api_key.is_some() && encoder.api_key_file.is_some() {
             errors.push("encoder.api_key and encoder.api_key_file are two places for one key: set one of them".into());
         }
+        let rerank = &self.rerank;
+        if rerank.url.is_some() == rerank.model.is_empty() {
+            errors.push("rerank.url and rerank.model go together: set both or none".into());
+        }
+        if rerank.api_key.is_some() && rerank.api_key_file.is_some() {
+            errors.push("rerank.api_key and rerank.api_key_file are two places for one key: set one of them".into());
+        }
     }
 }
 
@@ -384,6 +416,14 @@ fn blank() -> Config {
             requests_max: 0,
             timeout: Duration::ZERO,
             query_timeout: Duration::ZERO,
+        },
+        rerank: RerankConfig {
+            url: None,
+            model: String::new(),
+            api_key: None,
+            api_key_file: None,
+            candidates: 0,
+            timeout: Duration::ZERO,
         },
         log: LogConfig { filter: String::new(), format: LogFormat::Auto },
     }
@@ -630,6 +670,32 @@ mod tests {
             variables.push((name, bad));
             let told = load(&variables, None).unwrap_err().to_string();
             assert!(told.contains("encoder.") && !told.contains("secret"), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_reranker_is_whole_and_its_key_is_shown_nowhere() {
+        let whole = [
+            ("TERTULIA_RERANK_URL", "http://127.0.0.1:8000/v1/"),
+            ("TERTULIA_RERANK_MODEL", "small"),
+            ("TERTULIA_RERANK_API_KEY", "sk-secret"),
+        ];
+        let config = load(&whole, None).unwrap();
+        assert_eq!(config.rerank.url.as_deref(), Some("http://127.0.0.1:8000/v1"));
+        assert_eq!((config.rerank.candidates, config.rerank.timeout), (50, Duration::from_millis(500)));
+        assert!(!format!("{config:?}").contains("secret"), "{config:?}");
+        for (at, told) in [(0, "go together"), (1, "go together")] {
+            let rest: Vec<_> = whole.iter().enumerate().filter(|(n, _)| *n != at).map(|(_, pair)| *pair).collect();
+            assert!(load(&rest, None).unwrap_err().to_string().contains(told));
+        }
+        for (name, bad) in [
+            ("TERTULIA_RERANK_API_KEY_FILE", "/run/key"),
+            ("TERTULIA_RERANK_CANDIDATES", "0"),
+            ("TERTULIA_RERANK_CANDIDATES", "1001"),
+            ("TERTULIA_RERANK_TIMEOUT", "0s"),
+        ] {
+            let told = load(&[&whole[..], &[(name, bad)]].concat(), None).unwrap_err().to_string();
+            assert!(told.contains("rerank.") && !told.contains("secret"), "{told}");
         }
     }
 

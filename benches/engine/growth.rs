@@ -48,6 +48,7 @@ pub(crate) fn run(rows: usize) -> anyhow::Result<()> {
     // A copy to compare with, all in one piece.
     let mut plain: Vec<f32> = Vec::with_capacity(rows * encoder.dimensions());
     let mut build = Duration::ZERO;
+    let mut content_bytes = 0;
 
     let sizes = SIZES.into_iter().filter(|size| *size < rows).chain([rows]);
     for size in sizes {
@@ -55,6 +56,7 @@ pub(crate) fn run(rows: usize) -> anyhow::Result<()> {
             let numbers = index.len()..size.min(index.len() + LOAD_CHUNKS);
             let upserts: Vec<Chunk> = numbers.map(|number| source.chunk(number)).collect();
             plain.extend(upserts.iter().flat_map(|chunk| &chunk.embedding));
+            content_bytes += upserts.iter().map(|chunk| chunk.content.len()).sum::<usize>();
             let begun = Instant::now();
             index.apply(Batch { version: index.version() + 1, upserts, deletions: Vec::new() })?;
             build += begun.elapsed();
@@ -68,6 +70,7 @@ pub(crate) fn run(rows: usize) -> anyhow::Result<()> {
             "real": size.min(source.texts.len()),
             "build_s": build.as_secs_f64(),
             "bytes_per_chunk": index.memory_bytes() as f64 / size as f64,
+            "content_bytes_per_chunk": content_bytes as f64 / size as f64,
         });
         for (name, mode) in [("semantic", Mode::Semantic), ("keyword", Mode::Keyword), ("hybrid", Mode::Hybrid)] {
             let mut times = vec![Duration::MAX; questions.len()];

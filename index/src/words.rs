@@ -1379,6 +1379,30 @@ mod tests {
     }
 
     #[test]
+    fn of_many_terms_the_most_frequent_of_all_segments_count() {
+        let rng = &mut StdRng::seed_from_u64(8);
+        // Each of 300 terms in a few documents of either segment, so that ranks within them differ from those of all.
+        let segment = || {
+            let texts: Vec<Text> = (0..600)
+                .map(|_| {
+                    let mut word = || format!("zz{:03}", (300.0 * rng.random::<f64>().powi(2)) as u32);
+                    ["", "", &format!("{} {} the", word(), word())].map(str::to_owned)
+                })
+                .collect();
+            let alive = chosen(rng, texts.len(), 0.9);
+            Segment { texts, alive, kept: None }
+        };
+        let segments: Vec<Segment> = std::iter::repeat_with(segment).take(2).collect();
+        for segment in &segments {
+            let mut count = 0;
+            build(&segment.texts).terms.each_with(b"zz", |_, _| count += 1);
+            assert!(count > 2 * EXPANSIONS_MAX, "{count}");
+        }
+        check(&segments, &["zz", "the zz", "zz1", "zz2 zz", "zz001 z"].map(str::to_owned));
+        check(&segments[..1], &["zz", "the zz", "z"].map(str::to_owned));
+    }
+
+    #[test]
     fn nothing_is_found_in_nothing() {
         let none = build(&[]);
         let counts = WordsLive::all(&none);

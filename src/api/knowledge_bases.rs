@@ -176,6 +176,9 @@ pub struct SearchDraft {
     /// Whether to say where in each hit's content the question's words are.
     #[serde(default)]
     highlight: bool,
+    /// Whether the server's reranker, a model that reads the question with each of the best hits, orders them.
+    #[serde(default)]
+    rerank: bool,
     /// Whether to say how each hit was found.
     #[serde(default)]
     explain: bool,
@@ -221,6 +224,9 @@ pub struct SearchView<'a> {
     source: &'static str,
     /// Time in the server from the parsed request to the ranked hits, in microseconds.
     took_us: u64,
+    /// Time of the reranker in microseconds, if it was asked and answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rerank_us: Option<u64>,
     /// Times per stage in microseconds, if memory answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     stages: Option<StagesView>,
@@ -240,6 +246,7 @@ pub struct SearchView<'a> {
 struct PartialView {
     /// `encoder_timeout` or `encoder_unavailable`: a hybrid search that went by words alone. `approximate` or
     /// `candidate_limit`: Postgres answered, and found most of the nearest chunks, or may not have looked at enough of them.
+    /// `rerank_timeout` or `rerank_unavailable`: hits come in the order of the search.
     reason: &'static str,
     /// What people read.
     detail: &'static str,
@@ -269,6 +276,9 @@ struct HitView<'a> {
     content: &'a str,
     /// 0 to 1, higher is better, and comparable between questions.
     score: f32,
+    /// What the reranker says, with `rerank`: higher is better, on the scale of its model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rerank_score: Option<f32>,
     /// The document's metadata with the chunk's on top.
     #[serde(serialize_with = "raw_json")]
     #[schema(value_type = Object)]
@@ -377,6 +387,7 @@ fn search_request(draft: SearchDraft) -> Result<SearchRequest, Error> {
         recency,
         expand: draft.expand,
         highlight: draft.highlight,
+        rerank: draft.rerank,
         explain: draft.explain,
     };
     if request.question().conditions() > CONDITIONS_MAX {
@@ -411,7 +422,7 @@ fn source(found: &Found) -> &'static str {
 
 fn search_view(id: KnowledgeBaseId, found: &Found, expands: bool, took_us: u64) -> Result<SearchView<'_>, Error> {
     let in_json = |error: serde_json::Error| Error::Internal(error.into());
-    let (version, stages, results, explain) = match found {
+    let (version, stages, mut results, explain) = match found {
         Found::Memory { answer, .. } => {
             let us = |stage: std::time::Duration| stage.as_micros() as u64;
             let stages = StagesView {
@@ -433,6 +444,7 @@ fn search_view(id: KnowledgeBaseId, found: &Found, expands: bool, took_us: u64) 
                     ordinal: hit.ordinal(),
                     content: hit.content(),
                     score: hit.score,
+                    rerank_score: None,
                     metadata: hit.metadata_json(),
                     before: expands.then(|| hit.before.iter().map(NeighbourView::from).collect()),
                     after: expands.then(|| hit.after.iter().map(NeighbourView::from).collect()),
@@ -458,6 +470,7 @@ fn search_view(id: KnowledgeBaseId, found: &Found, expands: bool, took_us: u64) 
                     ordinal: chunk.ordinal,
                     content: &chunk.content,
                     score: hit.score,
+                    rerank_score: None,
                     metadata: &chunk.metadata_json,
                     before: expands.then(|| hit.before.iter().map(NeighbourView::from).collect()),
                     after: expands.then(|| hit.after.iter().map(NeighbourView::from).collect()),
@@ -470,12 +483,18 @@ fn search_view(id: KnowledgeBaseId, found: &Found, expands: bool, took_us: u64) 
             (answer.version, None, results, explain)
         }
     };
+    if let Some(reranked) = found.reranked() {
+        for (hit, score) in results.iter_mut().zip(&reranked.scores) {
+            hit.rerank_score = Some(*score);
+        }
+    }
     let partial = found.partial().map(|partial| PartialView { reason: partial.reason(), detail: partial.detail() });
     Ok(SearchView {
         knowledge_base_id: id.0,
         version,
         source: source(found),
         took_us,
+        rerank_us: found.reranked().map(|reranked| reranked.took.as_micros() as u64),
         stages,
         partial,
         results,

@@ -13,17 +13,19 @@ pub mod by_filter;
 pub mod chunking;
 pub mod documents;
 pub mod encoders;
+pub mod endpoint;
 pub mod extract;
 pub mod generations;
 pub mod loaded;
 pub mod recall;
+pub mod rerank;
 pub mod search;
 pub mod snapshots;
 pub mod sync;
 
 use std::sync::Arc;
 
-use self::encoders::Encoders;
+use self::{encoders::Encoders, rerank::Reranker};
 use crate::{compute::Compute, config::RetrievalConfig, store::Store};
 
 /// What the use cases take and give as the store has it, so that callers need not know of the store.
@@ -40,6 +42,8 @@ pub use loaded::{Base, BaseKey, LoadedBases};
 pub struct Knowledge {
     store: Arc<Store>,
     encoders: Arc<Encoders>,
+    /// None if the server has none.
+    reranker: Option<Reranker>,
     builder: Arc<generations::Builder>,
     compute: Arc<Compute>,
     loaded: Arc<LoadedBases>,
@@ -58,7 +62,12 @@ impl Knowledge {
         sync: Arc<sync::Sync>,
         config: RetrievalConfig,
     ) -> Self {
-        Self { store, encoders, builder, compute, loaded, sync, config }
+        Self { store, encoders, reranker: None, builder, compute, loaded, sync, config }
+    }
+
+    /// The room with `reranker` for searches that ask for one.
+    pub fn with_reranker(self, reranker: Option<Reranker>) -> Self {
+        Self { reranker, ..self }
     }
 
     /// How much of what was to be found graphs have found lately.

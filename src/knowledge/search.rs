@@ -20,8 +20,10 @@ use uuid::Uuid;
 
 use super::{
     Base, BaseKey, Knowledge,
-    encoders::{Encoder, service::ServiceError},
+    encoders::{self, Encoder},
+    endpoint::ServiceError,
     loaded::Readiness,
+    rerank::Reranker,
 };
 use crate::{
     ctx::{Ctx, KnowledgeBaseId},
@@ -81,6 +83,8 @@ pub struct SearchRequest {
     pub expand: u32,
     /// Whether to say where in the texts the question's words are.
     pub highlight: bool,
+    /// Whether the reranker orders the hits.
+    pub rerank: bool,
     /// Whether to say how each hit was found.
     pub explain: bool,
 }
@@ -128,6 +132,8 @@ pub enum Found {
         answer: Answer,
         /// Why it is not complete, if it is not.
         partial: Option<Partial>,
+        /// What the reranker says, if it was asked and answered.
+        reranked: Option<Reranked>,
     },
     /// By Postgres, because the index is not loaded or not far enough.
     Postgres(FallbackAnswer),
@@ -142,8 +148,19 @@ pub struct FallbackAnswer {
     pub hits: Vec<RankedHit>,
     /// Why hits may be missing, if they may.
     pub partial: Option<Partial>,
+    /// What the reranker says, if it was asked and answered.
+    pub reranked: Option<Reranked>,
     /// How the lists were made, if it was asked.
     pub explain: Option<FallbackExplain>,
+}
+
+/// What a reranker says of hits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reranked {
+    /// For each hit, falling, on the model's own scale.
+    pub scores: Vec<f32>,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// A chunk that Postgres found, as [`tertulia_index::Hit`] is one of the index.
@@ -195,6 +212,14 @@ impl Found {
             Self::Postgres(answer) => answer.partial,
         }
     }
+
+    /// What the reranker says of the hits, if it was asked and answered.
+    pub fn reranked(&self) -> Option<&Reranked> {
+        match self {
+            Self::Memory { reranked, .. } => reranked.as_ref(),
+            Self::Postgres(answer) => answer.reranked.as_ref(),
+        }
+    }
 }
 
 /// Why an answer may lack hits that it should have.
@@ -209,6 +234,10 @@ pub enum Partial {
     CandidateLimit,
     /// Postgres looked for the nearest vectors through an index that finds most of them.
     Approximate,
+    /// The reranker took longer than `rerank.timeout`, so hits come in the order of the search.
+    RerankTimeout,
+    /// The reranker did not answer as it should, so hits come in the order of the search.
+    RerankUnavailable,
 }
 
 impl Partial {
@@ -219,6 +248,8 @@ impl Partial {
             Self::EncoderUnavailable => "encoder_unavailable",
             Self::CandidateLimit => "candidate_limit",
             Self::Approximate => "approximate",
+            Self::RerankTimeout => "rerank_timeout",
+            Self::RerankUnavailable => "rerank_unavailable",
         }
     }
 
@@ -234,6 +265,10 @@ impl Partial {
             }
             Self::Approximate => {
                 "The knowledge base is not in memory, and so large that Postgres finds most of the nearest chunks, not all."
+            }
+            Self::RerankTimeout => "The reranker took too long; the hits are in the order of the search.",
+            Self::RerankUnavailable => {
+                "The reranker does not answer as it should; the hits are in the order of the search."
             }
         }
     }
@@ -257,6 +292,35 @@ impl Knowledge {
     /// `min_version` that was never written; `Conflict` if it is encoded by an encoder that this server has not and the mode
     /// needs vectors; `Unavailable` in semantic mode if the encoder is a service that does not answer in time.
     pub async fn search(
+        &self,
+        ctx: &Ctx,
+        knowledge_base_id: KnowledgeBaseId,
+        mut request: SearchRequest,
+    ) -> Result<Found, Error> {
+        if !request.rerank {
+            return self.search_as_asked(ctx, knowledge_base_id, request).await;
+        }
+        let Some(reranker) = &self.reranker else {
+            return Err(Error::invalid_field("rerank", "this server has no reranker (rerank.url)"));
+        };
+        let (words, top_k) = (request.question().words().to_owned(), request.top_k);
+        request.top_k = top_k.max(reranker.candidates());
+        Ok(match self.search_as_asked(ctx, knowledge_base_id, request).await? {
+            Found::Memory { mut answer, partial, .. } => {
+                let text = |hit: &tertulia_index::Hit| encoders::text_of(hit.heading(), hit.content());
+                let outcome = rerank(reranker, &words, top_k, &mut answer.hits, text).await;
+                Found::Memory { answer, partial: partial.or(outcome.as_ref().err().copied()), reranked: outcome.ok() }
+            }
+            Found::Postgres(mut answer) => {
+                let text = |hit: &RankedHit| encoders::text_of(&hit.chunk.heading, &hit.chunk.content);
+                let outcome = rerank(reranker, &words, top_k, &mut answer.hits, text).await;
+                let partial = answer.partial.or(outcome.as_ref().err().copied());
+                Found::Postgres(FallbackAnswer { partial, reranked: outcome.ok(), ..answer })
+            }
+        })
+    }
+
+    async fn search_as_asked(
         &self,
         ctx: &Ctx,
         knowledge_base_id: KnowledgeBaseId,
@@ -317,7 +381,7 @@ impl Knowledge {
         };
         let outcome = if inline { search() } else { self.compute.run(search).await? };
         let answer = outcome.map_err(search_error)?;
-        Ok(Found::Memory { answer, partial })
+        Ok(Found::Memory { answer, partial, reranked: None })
     }
 
     /// The vector of the question, where the mode needs one, by the encoder of that fingerprint.
@@ -476,6 +540,7 @@ impl Fallback<'_> {
                 (None, true, true) => Some(Partial::Approximate),
                 (None, true, false) => None,
             },
+            reranked: None,
             explain: request.explain.then(|| FallbackExplain {
                 mode: self.mode(),
                 fusion: (self.mode() == Mode::Hybrid).then(|| {
@@ -609,6 +674,40 @@ impl Fallback<'_> {
 /// How much of the question a chunk covers, 0 to 1, by its rank of full text divided by one more than it.
 fn coverage(score: f32) -> f32 {
     if score < 1.0 { (TS_RANK_FACTOR * score / (1.0 - score)).clamp(0.0, 1.0) } else { 1.0 }
+}
+
+/// Leaves the `top_k` of `hits` that the reranker finds best, in its order, ties in that of the search; if it fails, the
+/// first ones.
+async fn rerank<H>(
+    reranker: &Reranker,
+    question: &str,
+    top_k: usize,
+    hits: &mut Vec<H>,
+    text: impl Fn(&H) -> String,
+) -> Result<Reranked, Partial> {
+    if hits.is_empty() {
+        return Ok(Reranked { scores: Vec::new(), took: Duration::ZERO });
+    }
+    let started = Instant::now();
+    let texts: Vec<String> = hits.iter().map(text).collect();
+    let scores = match reranker.scores(question, &texts).await {
+        Ok(scores) => scores,
+        Err(error) => {
+            hits.truncate(top_k);
+            let partial = match error {
+                ServiceError::Timeout(_) => Partial::RerankTimeout,
+                _ => Partial::RerankUnavailable,
+            };
+            tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "hits not reranked");
+            return Err(partial);
+        }
+    };
+    let mut scored: Vec<(f32, H)> = scores.into_iter().zip(hits.drain(..)).collect();
+    scored.sort_by(|(left, _), (right, _)| right.total_cmp(left));
+    scored.truncate(top_k);
+    let (scores, best) = scored.into_iter().unzip();
+    *hits = best;
+    Ok(Reranked { scores, took: started.elapsed() })
 }
 
 fn with_encoding(mut answer: Answer, encoded_in: Duration) -> Answer {

@@ -20,6 +20,7 @@ mod lists;
 mod memory;
 mod openapi;
 mod outage;
+mod rerank;
 mod scripts;
 mod search;
 mod sync;

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tertulia_index::Encoder as Table;
 
-use self::service::{Service, ServiceError};
+use self::service::Service;
+use super::endpoint::ServiceError;
 use crate::{
     compute::Compute,
     config::{EncoderConfig, STATIC_ENCODER},

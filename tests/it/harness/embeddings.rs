@@ -1,4 +1,4 @@
-//! A service with OpenAI's `/v1/embeddings`, over real HTTP in the test's process, that can be told to misbehave.
+//! A service with OpenAI's `/v1/embeddings` and Cohere's `/v1/rerank`, over real HTTP in the test's process, that can be told to misbehave.
 
 use std::{
     collections::VecDeque,
@@ -125,6 +125,15 @@ impl Embeddings {
         ]
     }
 
+    /// The settings of a server that has this reranker.
+    pub fn rerank_settings(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("TERTULIA_RERANK_URL", format!("http://{}/v1", self.address)),
+            ("TERTULIA_RERANK_MODEL", MODEL.into()),
+            ("TERTULIA_RERANK_API_KEY", KEY.into()),
+        ]
+    }
+
     /// How the next requests are answered; those after them well.
     pub fn answer_next(&self, manners: &[Manner]) {
         self.shared.seen.lock().unwrap().manners.extend(manners);
@@ -185,8 +194,13 @@ impl Drop for UnderWay {
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, std::io::Error> {
     let (head, body) = request.into_parts();
     let body: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
-    let texts: Vec<String> =
-        body["input"].as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect();
+    let is_rerank = head.uri.path() == "/v1/rerank";
+    let texts: Vec<String> = body[if is_rerank { "documents" } else { "input" }]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|text| text.as_str().unwrap().to_owned())
+        .collect();
     let (ordinal, manner) = {
         let mut seen = shared.seen.lock().unwrap();
         seen.requests.push(texts.clone());
@@ -203,7 +217,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     };
     let is_key =
         head.headers.get("authorization").is_some_and(|key| key.as_bytes() == format!("Bearer {KEY}").as_bytes());
-    if head.uri.path() != "/v1/embeddings" || body["model"] != MODEL || !is_key {
+    if !is_rerank && head.uri.path() != "/v1/embeddings" || body["model"] != MODEL || !is_key {
         return Ok(reply(401, json!({ "error": { "code": "invalid_api_key", "message": "no" } })));
     }
     let mut vectors: Vec<Vec<f64>> = texts.iter().map(|text| vector(text)).collect();
@@ -225,6 +239,13 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         Manner::Zero => vectors.iter_mut().for_each(|vector| vector.fill(0.0)),
         Manner::Cut => return Err(std::io::Error::other("as told")),
         Manner::Endless => return Ok(Response::new(Full::from(vec![b' '; 8 << 20]))),
+    }
+    if is_rerank {
+        // The shorter, the better; as many as there are vectors, and in the opposite order of their texts.
+        let scores = texts.iter().take(vectors.len()).enumerate().rev();
+        let results: Vec<Value> =
+            scores.map(|(index, text)| json!({ "index": index, "relevance_score": 1.0 / text.len() as f64 })).collect();
+        return Ok(reply(200, json!({ "id": "test", "results": results })));
     }
     let data: Vec<Value> = vectors
         .iter()

@@ -29,7 +29,7 @@ use tertulia::{
 use tokio_postgres::NoTls;
 
 pub use client::{Client, Reply};
-pub use embeddings::{Embeddings, Manner};
+pub use embeddings::{Embeddings, KEY, MODEL, Manner};
 pub use postgres::Database;
 pub use proxy::Proxy;
 

@@ -1,7 +1,7 @@
 //! Is our own index of words worth having? The same chunks, terms and questions in it and in tantivy, on one thread, top 10,
 //! in turns.
 //!
-//! From the root: `cargo run --release --manifest-path benches/peers/words/Cargo.toml --target-dir target`
+//! `make bench-words`.
 
 #[path = "../../../corpus/mod.rs"]
 mod corpus;
