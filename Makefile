@@ -49,7 +49,7 @@ loadtest-commit: bench-data ## time from a commit to when a search finds it; ARG
 
 .PHONY: fuzz
 fuzz: ## what the index crate reads, fuzzed for FUZZ_SECONDS=600 each (needs cargo-fuzz)
-	@for target in filter segment; do \
+	@for target in filter question segment; do \
 	    cargo fuzz run --fuzz-dir index/fuzz --sanitizer none $$target -- -max_total_time=$(or $(FUZZ_SECONDS),600) || exit 1; \
 	done
 

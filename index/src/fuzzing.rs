@@ -6,7 +6,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    Analyzer, Batch, Chunk, Filter, Fusion, Index, Mode, Options, Query, Settings,
+    Analyzer, Batch, Chunk, Filter, Fusion, Index, Mode, Options, Query, Settings, VectorSearch,
     index::{Part, View},
     sections::SectionWriter,
     segment::Segment,
@@ -15,7 +15,12 @@ use crate::{
 const DIMENSIONS: usize = 8;
 
 fn settings() -> Settings {
-    Settings { dimensions: DIMENSIONS, encoder: "fuzz".to_owned(), analyzer: Analyzer::English }
+    Settings {
+        dimensions: DIMENSIONS,
+        encoder: "fuzz".to_owned(),
+        analyzer: Analyzer::English,
+        vectors: VectorSearch::Scan,
+    }
 }
 
 /// A few chunks that differ in everything.
@@ -31,7 +36,7 @@ fn chunks() -> Vec<Chunk> {
         document_id: Uuid::from_u128(at as u128 / 2),
         external_id: format!("page-{}", at / 2),
         title: ["", "Vacuum"][at % 2].to_owned(),
-        source_url: (at % 3 == 0).then(|| format!("https://example.org/{at}")),
+        source_url: at.is_multiple_of(3).then(|| format!("https://example.org/{at}")),
         heading: ["Tables › Locks", ""][at % 2].to_owned(),
         ordinal: at as u32,
         content: format!("chunk {at} of pg_stat_activity and other words, é and 漢字"),
@@ -41,28 +46,42 @@ fn chunks() -> Vec<Chunk> {
     (0..12).map(chunk).collect()
 }
 
-/// Searches a small index with `filter`.
-pub fn search(filter: &Filter) {
+/// A small index, made once.
+fn sound() -> &'static Index {
     static INDEX: OnceLock<Index> = OnceLock::new();
-    let index = INDEX.get_or_init(|| {
+    INDEX.get_or_init(|| {
         let index = Index::new(settings());
         index.apply(Batch { version: 1, upserts: chunks(), deletions: Vec::new() }).expect("a sound batch");
         index
-    });
-    ask(index, Some(filter));
+    })
 }
 
-fn ask(index: &Index, filter: Option<&Filter>) {
+/// Searches a small index with `filter`.
+pub fn search(filter: &Filter) {
+    ask(sound(), "vacuum words", Some(filter));
+}
+
+/// Asks a small index `text`, whatever it is.
+pub fn question(text: &str) {
+    ask(sound(), text, None);
+}
+
+fn ask(index: &Index, text: &str, filter: Option<&Filter>) {
     let embedding = [1.0; DIMENSIONS];
-    for mode in [Mode::Hybrid, Mode::Semantic, Mode::Keyword] {
+    let options = Options { min_score: 0.01, diversity: 0.3, expand: 1, highlight: true, ..Options::default() };
+    let ways = [(false, Options::default()), (true, options)];
+    for (mode, (prefix, options)) in
+        [Mode::Hybrid, Mode::Semantic, Mode::Keyword].into_iter().flat_map(|mode| ways.map(|way| (mode, way)))
+    {
         let query = Query {
-            text: "vacuum words",
+            text,
             embedding: Some(&embedding),
+            prefix,
             top_k: 5,
             mode,
             filter,
             fusion: Fusion::default(),
-            options: Options::default(),
+            options,
             explain: true,
         };
         if let Ok(answer) = index.search(&query) {
@@ -97,6 +116,8 @@ pub fn segment(data: &[u8]) {
     let mut file = Vec::new();
     out.write_to(&head, &mut file).expect("a Vec takes whatever is written to it");
     if let Ok(segment) = Segment::load(&settings(), &mut file.as_slice(), seal) {
-        ask(&Index::of_view(settings(), View::new(1, vec![Part::whole(segment)])), None);
+        let index = Index::of_view(settings(), View::new(1, vec![Part::whole(segment)]));
+        ask(&index, "vacuum words", None);
+        ask(&index, "\"other words\" -\"chunk 1\" pg_stat_activity", None);
     }
 }

@@ -10,7 +10,8 @@ mod columns;
 mod encoder;
 mod filter;
 pub mod fuse;
-#[cfg(fuzzing)]
+// In tests too, so that it builds when nobody fuzzes.
+#[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod graph;
