@@ -1,19 +1,19 @@
 //! What benches search: the pages in `demo/` (`make bench` fetches some), as chunks, and questions about them.
 
+mod pages;
+
 use std::{path::Path, time::Instant};
 
 use serde_json::Map;
-use tertulia::knowledge::{
-    chunking::{self, Limits},
-    extract::{self, MediaType},
-};
+use tertulia::knowledge::{encoders::text_of, extract::MediaType};
 use tertulia_index::{Chunk, Encoder};
 use uuid::Uuid;
+
+pub(crate) use pages::passages;
 
 const QUESTIONS: &str = include_str!("../../loadtest/questions/postgresql.txt");
 /// How often each question is asked.
 const ROUNDS: usize = 50;
-const LIMITS: Limits = Limits { tokens_max: 256, overlap_tokens: 32 };
 
 /// The encoder that `scripts/setup.sh` fetches.
 pub(crate) fn encoder() -> Encoder {
@@ -47,25 +47,9 @@ pub(crate) fn percentiles(name: &str, questions: &[&str], mut ask: impl FnMut(&s
 
 /// Every page below `demo/`, in the order of its path.
 pub(crate) fn pages() -> Vec<Vec<u8>> {
-    let mut paths: Vec<_> = ignore::WalkBuilder::new("demo")
-        .standard_filters(false)
-        .follow_links(true)
-        .build()
-        .flatten()
-        .map(ignore::DirEntry::into_path)
-        .filter(|path| path.extension().is_some_and(|extension| extension == "html"))
-        .collect();
-    paths.sort();
-    let pages: Vec<_> = paths.iter().filter_map(|path| std::fs::read(path).ok()).collect();
+    let pages: Vec<_> = pages::paths().iter().filter_map(|path| std::fs::read(path).ok()).collect();
     assert!(!pages.is_empty(), "no pages in demo/: run `make bench`");
     pages
-}
-
-/// Title and chunks of a page.
-pub(crate) fn passages(encoder: &Encoder, page: &[u8], html: &MediaType) -> (String, Vec<chunking::Passage>) {
-    let extracted = extract::extract(page, html).unwrap_or_default();
-    let passages = chunking::split(&extracted, &LIMITS, &|text| encoder.count_tokens(text));
-    (extracted.title.unwrap_or_default(), passages)
 }
 
 /// The chunks of every page.
@@ -73,8 +57,7 @@ pub(crate) fn chunks(encoder: &Encoder, html: &MediaType) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     for (number, page) in pages().iter().enumerate() {
         let (title, passages) = passages(encoder, page, html);
-        let texts: Vec<_> =
-            passages.iter().map(|passage| format!("{}\n{}", passage.heading, passage.content)).collect();
+        let texts: Vec<_> = passages.iter().map(|passage| text_of(&passage.heading, &passage.content)).collect();
         let document_id = Uuid::from_u128(number as u128);
         for (passage, embedding) in passages.into_iter().zip(encoder.encode_documents(&texts)) {
             chunks.push(Chunk {

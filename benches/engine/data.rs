@@ -1,19 +1,14 @@
 //! Real chunks and questions, and files of vectors: little-endian f32, row after row, without a header.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+#[path = "../corpus/pages.rs"]
+mod pages;
+
+use std::{fs, path::Path};
 
 use anyhow::{Context as _, ensure};
-use tertulia::knowledge::{
-    chunking::{self, Limits},
-    extract::{self, MediaType},
-};
+use tertulia::knowledge::{encoders::text_of, extract::MediaType};
 use tertulia_index::Encoder;
 
-/// The server's defaults.
-const LIMITS: Limits = Limits { tokens_max: 256, overlap_tokens: 32 };
 const QUESTIONS: [&str; 2] =
     [include_str!("../../loadtest/questions/postgresql.txt"), include_str!("../quality/questions.tsv")];
 
@@ -38,24 +33,13 @@ pub(crate) fn encoder() -> anyhow::Result<Encoder> {
 /// # Errors
 /// If there are no pages.
 pub(crate) fn chunks(encoder: &Encoder, limit: usize) -> anyhow::Result<(Vec<Text>, Vec<Vec<f32>>)> {
-    let mut pages: Vec<PathBuf> = ignore::WalkBuilder::new("demo")
-        .standard_filters(false)
-        .follow_links(true)
-        .build()
-        .flatten()
-        .map(ignore::DirEntry::into_path)
-        .filter(|path| path.extension().is_some_and(|extension| extension == "html"))
-        .collect();
-    pages.sort();
     let html = MediaType::parse("text/html").context("a known media type")?;
     let mut texts = Vec::new();
-    for page in pages {
+    for page in pages::paths() {
         if texts.len() >= limit {
             break;
         }
-        let extracted = extract::extract(&fs::read(page)?, &html).unwrap_or_default();
-        let passages = chunking::split(&extracted, &LIMITS, &|text| encoder.count_tokens(text));
-        let title = extracted.title.unwrap_or_default();
+        let (title, passages) = pages::passages(encoder, &fs::read(page)?, &html);
         texts.extend(passages.into_iter().map(|passage| Text {
             title: title.clone(),
             heading: passage.heading,
@@ -64,7 +48,7 @@ pub(crate) fn chunks(encoder: &Encoder, limit: usize) -> anyhow::Result<(Vec<Tex
     }
     texts.truncate(limit);
     ensure!(!texts.is_empty(), "no pages in demo/");
-    let joined: Vec<String> = texts.iter().map(|text| format!("{}\n{}", text.heading, text.content)).collect();
+    let joined: Vec<String> = texts.iter().map(|text| text_of(&text.heading, &text.content)).collect();
     let vectors = encoder.encode_documents(&joined);
     Ok((texts, vectors))
 }
