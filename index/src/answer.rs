@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::{
     fuse::{self, Fusion},
     kernels,
-    search::{LIST_LEN_MIN, Mode},
+    search::{HitExplain, LIST_LEN_MIN, ListPlace, Mode},
 };
 
 /// How many candidates for each hit wanted are put in another order by [`Options::diversity`] and [`Options::recency`].
@@ -159,6 +159,26 @@ impl<T> Ranked<T> {
     /// 0 to 1. What is not known counts as 0.
     pub fn score(&self, scale: &Scale) -> f32 {
         scale.score(self.cosine.unwrap_or(0.0), self.keyword.unwrap_or(0.0)) * self.recency
+    }
+
+    /// How it was found in the lists that it was ranked by.
+    pub fn explain(
+        &self,
+        semantic: &[(T, f32)],
+        keyword: &[(T, f32)],
+        options: &Options<'_>,
+        scale: &Scale,
+    ) -> HitExplain
+    where
+        T: PartialEq,
+    {
+        let rank_in = |list: &[(T, f32)]| list.iter().position(|(id, _)| *id == self.id).map(|at| at + 1);
+        HitExplain {
+            relevance: self.relevance,
+            recency: options.recency.map(|_| self.recency),
+            semantic: self.cosine.map(|raw| ListPlace { rank: rank_in(semantic), raw, score: scale.semantic(raw) }),
+            keyword: self.keyword.map(|raw| ListPlace { rank: rank_in(keyword), raw, score: scale.keyword(raw) }),
+        }
     }
 }
 

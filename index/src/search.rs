@@ -251,6 +251,12 @@ pub struct FusionExplain {
     pub keyword_weight: f32,
 }
 
+impl From<Fusion> for FusionExplain {
+    fn from(Fusion { constant, semantic_weight, keyword_weight }: Fusion) -> Self {
+        Self { constant, semantic_weight, keyword_weight }
+    }
+}
+
 /// What a filter kept.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct FilterExplain {
@@ -355,10 +361,7 @@ pub(crate) fn search(settings: &Settings, view: &View, query: &Query<'_>) -> Res
         Mode::Semantic => Question::plain(query.text),
         Mode::Keyword | Mode::Hybrid => Question::parse(query.text),
     };
-    let shown: Vec<Option<&Bits>> = match &kept {
-        Some(kept) => kept.iter().map(Some).collect(),
-        None => view.parts.iter().map(Part::live).collect(),
-    };
+    let shown = live_of(view, kept.as_deref());
     let mut demands = Conditions::of(&question, settings.analyzer)
         .map(|conditions| timed(&mut timings.words, || Demands::of(conditions, view, &shown)));
     let asked =
@@ -380,11 +383,7 @@ pub(crate) fn search(settings: &Settings, view: &View, query: &Query<'_>) -> Res
     let hits = timed(&mut timings.fuse, || asked.hits(&lists, chosen));
     let explain = query.explain.then(|| AnswerExplain {
         mode: query.mode,
-        fusion: (query.mode == Mode::Hybrid).then_some(FusionExplain {
-            constant: query.fusion.constant,
-            semantic_weight: query.fusion.semantic_weight,
-            keyword_weight: query.fusion.keyword_weight,
-        }),
+        fusion: (query.mode == Mode::Hybrid).then(|| query.fusion.into()),
         chunks: view.len,
         segments: view.parts.len(),
         rounds,
@@ -432,15 +431,7 @@ pub(crate) fn watch(settings: &Settings, view: &View, query: &Query<'_>) -> Resu
     }
     let embedding = query_direction(settings, query.embedding)?;
     let kept = query.filter.map(|filter| kept_by(filter, view)).transpose()?;
-    let live: Vec<Option<&Bits>> = match kept.as_ref() {
-        Some(kept) => kept.iter().map(Some).collect(),
-        None => view.parts.iter().map(Part::live).collect(),
-    };
-    let views = zip_parts(view, &live, |part, live| VectorsView {
-        vectors: &part.segment.vectors,
-        live,
-        ids: part.segment.payload.ids(),
-    });
+    let views = vectors_of(view, &live_of(view, kept.as_deref()));
     let mut visited = Visited::default();
     let found = vectors::search(&views, &embedding, WATCHED_TOP_K, &mut visited);
     if !visited.ways.contains(&VectorWay::Graph) {
@@ -515,12 +506,7 @@ impl Asked<'_> {
             visited.ways.clear();
             timed(&mut timings.vectors, || {
                 listed(view, self.shown, demands.as_deref_mut(), depth, |live, depth| {
-                    let views = zip_parts(view, live, |part, live| VectorsView {
-                        vectors: &part.segment.vectors,
-                        live,
-                        ids: part.segment.payload.ids(),
-                    });
-                    vectors::search(&views, embedding, depth, visited)
+                    vectors::search(&vectors_of(view, live), embedding, depth, visited)
                 })
             })
         });
@@ -609,28 +595,14 @@ impl Asked<'_> {
             before: Vec::new(),
             after: Vec::new(),
             highlights: highlighter.as_ref().map(|highlighter| highlighter.ranges(self.row(one.id).content)),
-            explain: query.explain.then(|| self.explain(lists, &one)),
+            explain: (query.explain)
+                .then(|| one.explain(&lists.semantic, &lists.keyword, &query.options, &lists.scale)),
         };
         let mut hits: Vec<Hit> = chosen.into_iter().map(hit).collect();
         if query.options.expand > 0 {
             self.expand(&mut hits);
         }
         hits
-    }
-
-    fn explain(&self, lists: &Lists, one: &Ranked<Place>) -> HitExplain {
-        let rank_in = |list: &[(Place, f32)]| list.iter().position(|(place, _)| *place == one.id).map(|at| at + 1);
-        let scale = &lists.scale;
-        HitExplain {
-            relevance: one.relevance,
-            recency: self.query.options.recency.map(|_| one.recency),
-            semantic: one.cosine.map(|raw| ListPlace {
-                rank: rank_in(&lists.semantic),
-                raw,
-                score: scale.semantic(raw),
-            }),
-            keyword: one.keyword.map(|raw| ListPlace { rank: rank_in(&lists.keyword), raw, score: scale.keyword(raw) }),
-        }
     }
 
     /// Puts with each hit the chunks of its document that stand next to it and may be found.
@@ -768,6 +740,22 @@ fn query_direction(settings: &Settings, embedding: Option<&[f32]>) -> Result<Vec
         return Err(SearchError::WrongDimensions { expected, found });
     }
     unit(embedding).ok_or(SearchError::NoDirection)
+}
+
+/// For each part the live documents that the filter keeps; all if `None`.
+fn live_of<'a>(view: &'a View, kept: Option<&'a [Bits]>) -> Vec<Option<&'a Bits>> {
+    match kept {
+        Some(kept) => kept.iter().map(Some).collect(),
+        None => view.parts.iter().map(Part::live).collect(),
+    }
+}
+
+fn vectors_of<'a>(view: &'a View, live: &[Option<&'a Bits>]) -> Vec<VectorsView<'a>> {
+    zip_parts(view, live, |part, live| VectorsView {
+        vectors: &part.segment.vectors,
+        live,
+        ids: part.segment.payload.ids(),
+    })
 }
 
 fn zip_parts<'a, T>(

@@ -11,7 +11,7 @@ use std::{
 
 use serde::Serialize;
 use tertulia_index::{
-    Answer, Filter, Fusion, FusionExplain, Highlighter, HitExplain, ListPlace, Mode, Options, Query, Question, Recency,
+    Answer, Filter, Fusion, FusionExplain, Highlighter, HitExplain, Mode, Options, Query, Question, Recency,
     SearchError,
     answer::{self, Ranked, Scale},
 };
@@ -108,7 +108,6 @@ impl SearchRequest {
     }
 
     fn options(&self) -> Options<'_> {
-        let now = OffsetDateTime::now_utc().unix_timestamp_nanos() as f64 / 1e9;
         Options {
             min_score: self.min_score,
             group_by_document: self.group_by_document,
@@ -116,7 +115,7 @@ impl SearchRequest {
             recency: self.recency.as_ref().map(|recency| Recency {
                 key: &recency.key,
                 half_life: recency.half_life,
-                now,
+                now: OffsetDateTime::now_utc().unix_timestamp_nanos() as f64 / 1e9,
             }),
             expand: self.expand,
             highlight: self.highlight,
@@ -527,7 +526,10 @@ impl Fallback<'_> {
         let is_approximate = self.question.embedding.is_some() && self.base.chunk_count > FALLBACK_EXACT_CHUNKS_MAX;
         let hit = |one: Ranked<Uuid>| {
             let chunk = rows.remove(&one.id)?;
-            let (score, explain) = (one.score(&self.scale), request.explain.then(|| self.explain(&lists, &one)));
+            let (score, explain) = (
+                one.score(&self.scale),
+                request.explain.then(|| one.explain(&lists.0, &lists.1, &options, &self.scale)),
+            );
             Some(RankedHit { chunk, score, before: Vec::new(), after: Vec::new(), highlights: None, explain })
         };
         let listed = |list: &List| FallbackListExplain { listed: list.len() };
@@ -543,10 +545,7 @@ impl Fallback<'_> {
             reranked: None,
             explain: request.explain.then(|| FallbackExplain {
                 mode: self.mode(),
-                fusion: (self.mode() == Mode::Hybrid).then(|| {
-                    let Fusion { constant, semantic_weight, keyword_weight } = self.scale.fusion;
-                    FusionExplain { constant, semantic_weight, keyword_weight }
-                }),
+                fusion: (self.mode() == Mode::Hybrid).then(|| self.scale.fusion.into()),
                 chunks: self.base.chunk_count,
                 rounds,
                 semantic: (self.mode() != Mode::Keyword).then(|| listed(&lists.0)),
@@ -629,16 +628,6 @@ impl Fallback<'_> {
             answer::choose(ranked, request.top_k, &request.options(), &scale, document_id, nearness)
         };
         if self.request.diversity > 0.0 { self.knowledge.compute.run(choose).await } else { Ok(choose()) }
-    }
-
-    fn explain(&self, lists: &(List, List), one: &Ranked<Uuid>) -> HitExplain {
-        let rank_in = |list: &List| list.iter().position(|(id, _)| *id == one.id).map(|at| at + 1);
-        HitExplain {
-            relevance: one.relevance,
-            recency: self.request.recency.as_ref().map(|_| one.recency),
-            semantic: one.cosine.map(|raw| ListPlace { rank: rank_in(&lists.0), raw, score: self.scale.semantic(raw) }),
-            keyword: one.keyword.map(|raw| ListPlace { rank: rank_in(&lists.1), raw, score: self.scale.keyword(raw) }),
-        }
     }
 
     async fn expand(&self, tx: &mut TenantTx, hits: &mut [RankedHit]) -> Result<(), Error> {
