@@ -340,15 +340,18 @@ impl Config {
             errors
                 .push(format!("encoder.model may not be `{STATIC_ENCODER}`: the encoder in the process has that name"));
         }
-        if encoder.api_key.is_some() && encoder.api_key_file.is_some() {
-            errors.push("encoder.api_key and encoder.api_key_file are two places for one key: set one of them".into());
-        }
         let rerank = &self.rerank;
         if rerank.url.is_some() == rerank.model.is_empty() {
             errors.push("rerank.url and rerank.model go together: set both or none".into());
         }
-        if rerank.api_key.is_some() && rerank.api_key_file.is_some() {
-            errors.push("rerank.api_key and rerank.api_key_file are two places for one key: set one of them".into());
+        for (name, key, file) in
+            [("encoder", &encoder.api_key, &encoder.api_key_file), ("rerank", &rerank.api_key, &rerank.api_key_file)]
+        {
+            if key.is_some() && file.is_some() {
+                errors.push(format!(
+                    "{name}.api_key and {name}.api_key_file are two places for one key: set one of them"
+                ));
+            }
         }
     }
 }
