@@ -34,6 +34,9 @@ use crate::{
 const INLINE_MERGE_CHUNKS_MAX: usize = 2_048;
 /// A segment is written anew when more than this share of it, one in so many, is deleted.
 const DELETED_SHARE: usize = 4;
+/// All segments become one, when there is time for it, if more than this share of the chunks is outside the largest: one in so
+/// many. So each chunk is written anew that often at most.
+const SCATTERED_SHARE: usize = 32;
 /// If more than one document in so many is deleted at once, counting a segment's terms anew is cheaper than reading the
 /// texts of what is deleted: 1 ns a posting, about a hundred of them to a document, against 50 ns a word.
 const RECOUNT_SHARE: usize = 75;
@@ -265,6 +268,33 @@ impl Index {
             return false;
         };
         self.rewrite(|parts| plan_merge(parts, DOCS_MAX, |_| true))
+    }
+
+    /// Whether [`Index::compact`] has something to do.
+    pub fn is_scattered(&self) -> bool {
+        !self.plan_compaction(&self.view.load().parts).is_empty()
+    }
+
+    /// Merges all segments into one if more than a small share of the chunks is outside the largest: each segment costs every
+    /// search a little, and a small one, which has no sign codes, more for each chunk than a large one. About 6 µs a chunk of
+    /// the index, so it is for times when nothing is written. Segments that have graphs, or would get one, are left alone.
+    /// Beside searches and writers as [`Index::maintain`]; false if there was nothing to do, or another thread is at it.
+    pub fn compact(&self) -> bool {
+        let Some(_only_one) = self.maintenance.try_lock() else {
+            return false;
+        };
+        self.rewrite(|parts| self.plan_compaction(parts))
+    }
+
+    /// All parts, if they should become one.
+    fn plan_compaction(&self, parts: &[Part]) -> Vec<Part> {
+        let Settings { dimensions, vectors: way, .. } = self.settings;
+        let all: usize = parts.iter().map(Part::len).sum();
+        let largest = parts.iter().map(Part::len).max().unwrap_or_default();
+        let is_scattered = SCATTERED_SHARE * (all - largest) > all;
+        let fits = all <= DOCS_MAX && fits_one_segment(parts);
+        let has_graph = graph::is_due(way, all, dimensions) || parts.iter().any(|part| part.segment.vectors.graph().is_some());
+        if is_scattered && fits && !has_graph { parts.to_vec() } else { Vec::new() }
     }
 
     /// Whether something of a deleted chunk is left in a segment.
@@ -541,6 +571,15 @@ fn deleted_since(then: &[Part], now: &[Part]) -> Vec<Uuid> {
     gone
 }
 
+/// Whether no count of words in all of `parts` together is more than a segment can have.
+fn fits_one_segment<'a>(parts: impl IntoIterator<Item = &'a Part>) -> bool {
+    let mut sums = [0_usize; 3];
+    for part in parts {
+        sums.iter_mut().zip(part.segment.words.sizes()).for_each(|(sum, size)| *sum += size);
+    }
+    sums.iter().all(|size| *size <= u32::MAX as usize)
+}
+
 /// The parts that should become one, of at most `chunks_max` live chunks, among those that are `idle`; none if all is
 /// well.
 ///
@@ -550,10 +589,9 @@ fn deleted_since(then: &[Part], now: &[Part]) -> Vec<Uuid> {
 fn plan_merge(parts: &[Part], chunks_max: usize, idle: impl Fn(&Part) -> bool) -> Vec<Part> {
     let mut by_size: Vec<&Part> = parts.iter().filter(|part| idle(part)).collect();
     by_size.sort_by_key(|part| part.len());
-    let (mut smaller, mut word_sizes, mut take) = (0, [0; 3], 0);
+    let (mut smaller, mut take) = (0, 0);
     for (at, part) in by_size.iter().enumerate() {
-        word_sizes.iter_mut().zip(part.segment.words.sizes()).for_each(|(sum, size)| *sum += size);
-        if smaller + part.len() > chunks_max || word_sizes.iter().any(|size| *size > u32::MAX as usize) {
+        if smaller + part.len() > chunks_max || !fits_one_segment(by_size[..=at].iter().copied()) {
             break;
         }
         if at > 0 && 2 * smaller >= part.len() {

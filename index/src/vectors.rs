@@ -461,19 +461,22 @@ fn search_with(
     let by_bound = |left: &(f32, u32), right: &(f32, u32)| right.0.total_cmp(&left.0).then(left.1.cmp(&right.1));
     seeds_of(upper, maxima, k.saturating_mul(SEEDS), seeds);
     candidates.clear();
-    for &(bound, place) in seeds.iter() {
-        let (segment, doc) = locate(place);
-        let (VectorsView { vectors, .. }, start) = (segments[segment], starts[segment] as u32);
-        if ways[segment] == VectorWay::Estimate {
+    for (segment, start, signs_of) in scanned() {
+        let vectors = segment.vectors;
+        let places = start..start + vectors.len();
+        let of_segment = seeds.iter().filter(|(_, place)| places.contains(&(*place as usize)));
+        if signs_of.is_some() {
+            docs.clear();
+            docs.extend(of_segment.map(|(_, place)| place - start as u32));
+            visited.scanned += docs.len() as u64;
             let query = scan_query(vectors);
-            kernels::bounds_of(&[doc], &vectors.codes, &vectors.scales, query, f32::MIN, start, candidates);
-            visited.scanned += 1;
+            kernels::bounds_of(docs, &vectors.codes, &vectors.scales, query, f32::MIN, start as u32, candidates);
         } else {
-            candidates.push((bound, place));
+            candidates.extend(of_segment);
         }
-        // Not to be found again below.
-        upper[place as usize] = f32::NEG_INFINITY;
     }
+    // Not to be found again below.
+    seeds.iter().for_each(|(_, place)| upper[*place as usize] = f32::NEG_INFINITY);
     candidates.sort_unstable_by(by_bound);
     for (_, place) in candidates.drain(..k.min(candidates.len())) {
         best.offer(score(place));

@@ -37,6 +37,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 const UNFIT_PAUSE: Duration = Duration::from_secs(30);
 /// Longest wait for others to save themselves and go.
 const LEAVE_WAIT: Duration = Duration::from_secs(30);
+/// So long nothing must have been written before all segments become one.
+const COMPACT_AFTER: Duration = Duration::from_secs(3);
 /// Longest that anything of a deleted chunk stays in memory and snapshot, if nobody asked for more haste.
 const PURGE_AFTER: Duration = Duration::from_secs(3_600);
 /// Versions that one poll asks for. With more knowledge bases than that, each is looked at every so many polls.
@@ -74,6 +76,10 @@ struct Built {
     generation_id: uuid::Uuid,
     saved_version: u64,
     saved_at: Instant,
+    /// When something was last applied to it, or the index made.
+    applied_at: Instant,
+    /// Whether segments became one that the last snapshot has as several.
+    is_compacted: bool,
     /// Wakes the task that builds its graphs, which ends when this is dropped.
     graphs: Option<mpsc::Sender<()>>,
     /// When a purge was last begun, or the index made.
@@ -94,7 +100,7 @@ enum Looked {
 
 /// What follows a look.
 enum Rest {
-    /// Until it is woken, or its snapshot is due.
+    /// Until it is woken, or upkeep is due.
     CaughtUp(Option<Duration>),
     /// Until there is room for so much, or news.
     Unfit { bytes: usize },
@@ -228,7 +234,7 @@ impl Sync {
                 Ok(Looked::CaughtUp) => {
                     pause = PAUSE_MIN;
                     self.wake_graphs(base, built.as_mut());
-                    Rest::CaughtUp(self.until_snapshot(base, built.as_ref()))
+                    Rest::CaughtUp(self.until_upkeep(base, built.as_ref()))
                 }
                 Err(error) => {
                     // A first load that broke off holds parts of versions that it has not reached, and what is deleted
@@ -244,6 +250,7 @@ impl Sync {
                 }
             };
             self.rest(base, rest).await;
+            Box::pin(self.compact_if_due(built.as_mut())).await;
             Box::pin(self.save_if_due(base, built.as_mut())).await;
         }
     }
@@ -260,11 +267,11 @@ impl Sync {
         timeout(LEAVE_WAIT, all_gone).await.is_ok()
     }
 
-    /// Waits until it is time for the next look, or for a snapshot.
+    /// Waits until it is time for the next look, or for upkeep.
     async fn rest(&self, base: &Base, rest: Rest) {
         match rest {
             Rest::CaughtUp(None) => base.woken().await,
-            Rest::CaughtUp(Some(until_snapshot)) => drop(timeout(until_snapshot, base.woken()).await),
+            Rest::CaughtUp(Some(until_upkeep)) => drop(timeout(until_upkeep, base.woken()).await),
             // No wake-up shortens the pauses below: who was woken at once would fail, or find no room, at once again.
             Rest::Failed(pause) => sleep(pause).await,
             Rest::Unfit { bytes } => {
@@ -348,6 +355,7 @@ impl Sync {
             }
             batch.version = head.version;
             self.apply(current, batch).await?;
+            current.applied_at = Instant::now();
         }
         changes.finish().await?;
         drop(loading);
@@ -437,9 +445,29 @@ impl Sync {
             index: Arc::new(index),
             generation_id,
             saved_at: Instant::now(),
+            applied_at: Instant::now(),
+            is_compacted: false,
             graphs: None,
             purged_at: Instant::now(),
         }))
+    }
+
+    /// Time until the index is to be compacted or saved, or what is deleted purged; none if nothing is to be done.
+    fn until_upkeep(&self, base: &Base, built: Option<&Built>) -> Option<Duration> {
+        let until_compaction = built.and_then(until_compaction);
+        [until_compaction, self.until_snapshot(base, built)].into_iter().flatten().min()
+    }
+
+    /// Makes one of all segments, if there are too many and nothing is written.
+    async fn compact_if_due(&self, built: Option<&mut Built>) {
+        let Some(built) = built.filter(|built| until_compaction(built) == Some(Duration::ZERO)) else { return };
+        let index = built.index.clone();
+        match self.compute.run_in_background(move || index.compact()).await {
+            Ok(is_compacted) => built.is_compacted |= is_compacted,
+            Err(error) => tracing::warn!(%error, "segments stay as they are: they could not be merged"),
+        }
+        // Not again at once if another thread was at it, or it failed.
+        built.applied_at = Instant::now();
     }
 
     /// Time until the next snapshot or purge is due; none if the last one holds everything, and nothing that is deleted.
@@ -519,7 +547,10 @@ impl Sync {
             anyhow::Ok(())
         };
         match self.compute.run_in_background(save).await.map_err(anyhow::Error::new).and_then(|saved| saved) {
-            Ok(()) => built.saved_version = version,
+            Ok(()) => {
+                built.saved_version = version;
+                built.is_compacted = false;
+            }
             Err(error) => {
                 tracing::warn!(knowledge_base_id = %key.knowledge_base_id, error = %chain(&error), "snapshot not written; the old one stays");
             }
@@ -580,6 +611,8 @@ impl Built {
             generation_id: head.generation_id,
             saved_version: 0,
             saved_at: Instant::now(),
+            applied_at: Instant::now(),
+            is_compacted: false,
             graphs: None,
             purged_at: Instant::now(),
         }
@@ -587,8 +620,14 @@ impl Built {
 
     /// Whether there is something that the last snapshot lacks.
     fn is_unsaved(&self) -> bool {
-        self.index.version() > self.saved_version || self.index.has_unsaved_graph()
+        self.index.version() > self.saved_version || self.is_compacted || self.index.has_unsaved_graph()
     }
+}
+
+/// Time until the segments of `built` are to become one; none if they are not.
+fn until_compaction(built: &Built) -> Option<Duration> {
+    let at = built.index.is_scattered().then(|| built.applied_at + COMPACT_AFTER)?;
+    Some(at.saturating_duration_since(Instant::now()))
 }
 
 /// Whether searches ask that very index.

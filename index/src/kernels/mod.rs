@@ -3,6 +3,7 @@
 //! Each is one plain Rust function: integer sums are exact, and floating-point sums have a fixed order (16 lanes,
 //! then a tree) which no target may change, so every machine gives the same bits.
 
+mod prefetch;
 pub(crate) mod signs;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
@@ -11,6 +12,9 @@ use multiversion::multiversion;
 
 /// Rows of codes, and the query's, are padded with zeros to a multiple of this.
 pub(crate) const CODE_LANES: usize = 64;
+
+/// How many rows ahead of the one that is read memory is asked for those that are read here and there.
+const ROWS_AHEAD: usize = 8;
 
 /// How many rows share one entry of `maxima` in [`scan`], and one word of a bitset.
 pub(crate) const BLOCK: usize = 64;
@@ -189,9 +193,14 @@ pub(crate) fn bounds_of(
     bounds: &mut Vec<(f32, u32)>,
 ) {
     let stride = query.codes.len();
-    for &doc in docs {
+    let row = |doc: u32| &codes[doc as usize * stride..][..stride];
+    docs.iter().take(ROWS_AHEAD).for_each(|&doc| prefetch::read_soon(row(doc)));
+    for (next, &doc) in docs.iter().enumerate() {
+        if let Some(&ahead) = docs.get(next + ROWS_AHEAD) {
+            prefetch::read_soon(row(ahead));
+        }
         let at = doc as usize;
-        let dot = dot_codes_any(&codes[at * stride..][..stride], query.codes);
+        let dot = dot_codes_any(row(doc), query.codes);
         let bound = bound(dot, rows.steps[at], rows.residuals[at], query);
         if bound >= threshold {
             bounds.push((bound, start + doc));

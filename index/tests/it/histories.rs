@@ -15,6 +15,7 @@ use crate::{
 enum Step {
     Apply { upserts: Vec<Chunk>, deletions: Vec<Uuid> },
     Maintain,
+    Compact,
     Purge,
     Snapshot,
     Restore,
@@ -28,6 +29,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => vec(draw::id(), 10..40).prop_map(|deletions| Step::Apply { upserts: Vec::new(), deletions }),
         1 => vec(draw::chunk(), 20..40).prop_map(|upserts| Step::Apply { upserts, deletions: Vec::new() }),
         1 => Just(Step::Maintain),
+        1 => Just(Step::Compact),
         1 => Just(Step::Purge),
         1 => Just(Step::Snapshot),
         1 => Just(Step::Restore),
@@ -59,6 +61,10 @@ proptest! {
                     index.apply(batch).expect("a sound batch");
                 }
                 Step::Maintain => while index.maintain() {},
+                Step::Compact => {
+                    index.compact();
+                    assert!(!index.is_scattered());
+                }
                 Step::Purge => index.purge(),
                 Step::Snapshot => index.snapshot(folder.path()).expect("a snapshot"),
                 Step::Restore => {
