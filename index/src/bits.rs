@@ -62,6 +62,11 @@ impl Best {
         Self { k, kept: BinaryHeap::with_capacity(k.min(1_024)) }
     }
 
+    /// How many are kept at most.
+    pub(crate) fn limit(&self) -> usize {
+        self.k
+    }
+
     /// Offers a candidate.
     #[inline]
     pub(crate) fn offer(&mut self, candidate: Candidate) {

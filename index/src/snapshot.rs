@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Goes up when what is in the files changes.
-const FORMAT: u64 = 3;
+const FORMAT: u64 = 4;
 const MANIFEST: &str = "manifest";
 const SEGMENT_PREFIX: &str = "segment-";
 const GRAPH_PREFIX: &str = "graph-";

@@ -167,7 +167,6 @@ impl Terms {
             name.extend_from_slice(others);
             check(name.len() <= TERM_BYTES_MAX, "a term is too long")?;
             check(number == 0 || before < name, "terms are out of order")?;
-            check(count > 0, "a term without a posting")?;
             first = first.checked_add(count).ok_or(LoadError::Damaged("more postings than can be"))?;
             at = next;
             if is_first {
@@ -235,7 +234,7 @@ pub(crate) struct TermsBuilder {
 }
 
 impl TermsBuilder {
-    /// Adds a term, of 255 bytes at most, that comes after those before; it has `count` postings, at least one.
+    /// Adds a term, of 255 bytes at most, that comes after those before; it has `count` postings.
     pub(crate) fn push(&mut self, term: &[u8], count: usize) {
         let Self { terms, before, postings } = self;
         let mut shared = 0;

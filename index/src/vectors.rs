@@ -494,7 +494,7 @@ fn search_with(
         let maxima = &mut maxima[start / BLOCK..places.end / BLOCK];
         if signs_of.is_some() {
             docs.clear();
-            each_at_least(threshold, &upper[places.clone()], maxima, 0, |_, doc| docs.push(doc));
+            kernels::each_at_least(&upper[places.clone()], maxima, threshold, |doc, _| docs.push(doc));
             visited.scanned += docs.len() as u64;
             let query = scan_query(vectors);
             if docs.len() < vectors.len() / SCATTERED_COST {
@@ -509,7 +509,9 @@ fn search_with(
                 upper[*place as usize - start] = f32::NEG_INFINITY;
             }
         }
-        each_at_least(threshold, &upper[places], maxima, start as u32, |bound, place| candidates.push((bound, place)));
+        kernels::each_at_least(&upper[places], maxima, threshold, |doc, bound| {
+            candidates.push((bound, start as u32 + doc));
+        });
     }
     candidates.sort_unstable_by(by_bound);
     for &(bound, place) in candidates.iter() {
@@ -530,23 +532,10 @@ fn seeds_of(upper: &[f32], maxima: &[f32], count: usize, seeds: &mut Vec<(f32, u
     let mut pivots = maxima.to_vec();
     let threshold = if count < pivots.len() { *pivots.select_nth_unstable_by(count, descending).1 } else { f32::MIN };
     // What is left out is at negative infinity, below all numbers.
-    each_at_least(threshold.max(f32::MIN), upper, maxima, 0, |bound, place| seeds.push((bound, place)));
+    kernels::each_at_least(upper, maxima, threshold.max(f32::MIN), |place, bound| seeds.push((bound, place)));
     if count < seeds.len() {
         seeds.select_nth_unstable_by(count, |left, right| descending(&left.0, &right.0));
         seeds.truncate(count);
-    }
-}
-
-/// Calls `found` with each bound that is at least `threshold`, and its place, counted from `start`.
-fn each_at_least(threshold: f32, upper: &[f32], maxima: &[f32], start: u32, mut found: impl FnMut(f32, u32)) {
-    for (block, (&maximum, bounds)) in maxima.iter().zip(upper.chunks_exact(BLOCK)).enumerate() {
-        if maximum >= threshold {
-            for (at, &bound) in bounds.iter().enumerate() {
-                if bound >= threshold {
-                    found(bound, start + (block * BLOCK + at) as u32);
-                }
-            }
-        }
     }
 }
 

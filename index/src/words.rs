@@ -14,7 +14,7 @@ use foldhash::fast::FixedState;
 
 use crate::analyze::Analyzer;
 use crate::bits::{Best, Bits, Candidate};
-use crate::kernels;
+use crate::kernels::{self, BLOCK};
 use crate::sections::{LoadError, SectionReader, SectionWriter};
 use crate::terms::{Cursor, Entry, Terms, TermsBuilder};
 
@@ -58,8 +58,9 @@ impl<'a> WordsDoc<'a> {
 pub(crate) struct Words {
     /// Terms, and which postings are of each.
     terms: Terms,
-    /// Document above, weighted frequency below, ascending by document for each term.
+    /// Document above, weighted frequency below, ascending by document for each term that is not among the common ones.
     postings: Vec<u32>,
+    common: Common,
     /// `[docs]` weighted number of terms.
     lengths: Vec<u32>,
     /// A byte of the hash of each term of each document, as they follow each other, with [`FIELD_END`] behind each field:
@@ -117,22 +118,29 @@ impl Words {
         let mut sorted: Vec<(Box<str>, u32)> = known.into_iter().collect();
         sorted.sort_unstable();
         // A counting sort by rank keeps documents in order.
-        let mut terms = TermsBuilder::default();
-        let (mut next, mut start) = (vec![0_usize; sorted.len()], 0);
-        for (name, term) in &sorted {
+        let (mut terms, mut common) = (TermsBuilder::default(), Common::default());
+        // Of each term: the place of its next posting, or of its row.
+        let (mut next, mut start) = (vec![Place::Posting(0); sorted.len()], 0);
+        for (rank, (name, term)) in (0_u32..).zip(&sorted) {
             let count = counts[*term as usize];
-            terms.push(name.as_bytes(), count);
-            next[*term as usize] = start;
-            start += count;
+            let is_common = Common::suits(count, docs.len());
+            next[*term as usize] = if is_common { Place::Row(common.add_row(rank, count, docs.len())) } else { Place::Posting(start) };
+            let postings = if is_common { 0 } else { count };
+            terms.push(name.as_bytes(), postings);
+            start += postings;
         }
-        let mut postings = vec![0_u32; entries.len()];
+        let mut postings = vec![0_u32; start];
         for (term, posting) in entries {
-            let at = &mut next[term as usize];
-            postings[*at] = posting;
-            *at += 1;
+            match &mut next[term as usize] {
+                Place::Row(row) => common.frequencies[*row + (posting >> FREQUENCY_BITS) as usize] = posting as u8,
+                Place::Posting(at) => {
+                    postings[*at] = posting;
+                    *at += 1;
+                }
+            }
         }
         trails.shrink_to_fit();
-        Self { terms: terms.finish(), postings, lengths, trails, trail_starts }
+        Self { terms: terms.finish(), postings, common, lengths, trails, trail_starts }
     }
 
     /// The documents of several segments as one: what [`Words::build`] gives for them, at a hundredth of its cost. For
@@ -161,9 +169,9 @@ impl Words {
         let mut walks: Vec<(Cursor<'_>, &Self, &[Option<u32>])> =
             sources.iter().map(|(words, numbers)| (words.terms.cursor(), *words, *numbers)).collect();
         walks.retain_mut(|(cursor, ..)| cursor.advance());
-        let mut terms = TermsBuilder::default();
+        let (mut terms, mut common) = (TermsBuilder::default(), Common::default());
         let mut postings: Vec<u32> = Vec::with_capacity(sources.iter().map(|(words, _)| words.postings.len()).sum());
-        let mut name = Vec::new();
+        let (mut name, mut rank) = (Vec::new(), 0);
         while let Some(least) = walks.iter().map(|(cursor, ..)| cursor.name()).min() {
             name.clear();
             name.extend_from_slice(least);
@@ -172,22 +180,31 @@ impl Words {
                 if cursor.name() != name {
                     return true;
                 }
-                postings.extend(words.postings[cursor.entry().postings].iter().filter_map(|posting| {
-                    let number = numbers[(posting >> FREQUENCY_BITS) as usize]?;
-                    Some(number << FREQUENCY_BITS | posting & FREQUENCY_MAX)
-                }));
+                words.list_of(&cursor.entry()).each(|posting| {
+                    let number = numbers[(posting >> FREQUENCY_BITS) as usize];
+                    postings.extend(number.map(|number| number << FREQUENCY_BITS | posting & FREQUENCY_MAX));
+                });
                 cursor.advance()
             });
-            // Sources may interleave, though they seldom do.
-            if !postings[before..].is_sorted() {
+            let count = postings.len() - before;
+            if count == 0 {
+                continue;
+            }
+            if Common::suits(count, len) {
+                let row = common.add_row(rank, count, len);
+                for posting in postings.drain(before..) {
+                    common.frequencies[row + (posting >> FREQUENCY_BITS) as usize] = posting as u8;
+                }
+            } else if !postings[before..].is_sorted() {
+                // Sources may interleave, though they seldom do.
                 postings[before..].sort_unstable();
             }
-            if postings.len() > before {
-                terms.push(&name, postings.len() - before);
-            }
+            terms.push(&name, postings.len() - before);
+            rank += 1;
         }
+        common.frequencies.shrink_to_fit();
         postings.shrink_to_fit();
-        Self { terms: terms.finish(), postings, lengths, trails, trail_starts }
+        Self { terms: terms.finish(), postings, common, lengths, trails, trail_starts }
     }
 
     /// How many documents there are.
@@ -197,10 +214,11 @@ impl Words {
 
     /// Bytes on the heap.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let Self { terms, postings, lengths, trails, trail_starts } = self;
-        let numbers = [postings, lengths, trail_starts];
+        let Self { terms, postings, common, lengths, trails, trail_starts } = self;
+        let numbers = [postings, &common.terms, &common.counts, lengths, trail_starts];
         terms.memory_bytes()
             + trails.capacity()
+            + common.frequencies.capacity()
             + numbers.iter().map(|numbers| numbers.capacity() * size_of::<u32>()).sum::<usize>()
     }
 
@@ -213,6 +231,8 @@ impl Words {
     pub(crate) fn save<'a>(&'a self, out: &mut SectionWriter<'a>) {
         self.terms.save(out);
         out.put(&self.postings);
+        out.put(&self.common.terms);
+        out.put(&self.common.frequencies);
         out.put(&self.lengths);
         out.put(&self.trails);
         out.put(&self.trail_starts);
@@ -223,40 +243,56 @@ impl Words {
     pub(crate) fn load(from: &mut SectionReader<'_>) -> Result<Self, LoadError> {
         let check = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(LoadError::Damaged(what)) };
         let (terms, count) = Terms::load(from)?;
-        let (postings, lengths): (Vec<u32>, Vec<u32>) = (from.take()?, from.take()?);
+        let (postings, common_terms): (Vec<u32>, Vec<u32>) = (from.take()?, from.take()?);
+        let (frequencies, lengths): (Vec<u8>, Vec<u32>) = (from.take()?, from.take()?);
         let (trails, trail_starts): (Vec<u8>, Vec<u32>) = (from.take()?, from.take()?);
         check(lengths.len() <= DOCS_MAX, "too many documents")?;
         check(trail_starts.len() == lengths.len() + 1, "documents and their trails differ in number")?;
         check(starts_of(&trail_starts, trails.len()), "trails overlap or leave gaps")?;
         check(count == postings.len(), "terms have other postings than there are")?;
-        let words = Self { terms, postings, lengths, trails, trail_starts };
+        let size = common_terms.len().checked_mul(lengths.len());
+        check(size == Some(frequencies.len()), "common terms and their rows differ in number")?;
+        let rows = frequencies.chunks_exact(lengths.len().max(1));
+        let counts = rows.map(|row| row.iter().filter(|frequency| **frequency > 0).count() as u32).collect();
+        let common = Common { terms: common_terms, counts, frequencies };
+        let words = Self { terms, postings, common, lengths, trails, trail_starts };
         let mut cursor = words.terms.cursor();
+        let mut common = words.common.terms.iter().zip(&words.common.counts).peekable();
         while cursor.advance() {
-            let postings = &words.postings[cursor.entry().postings];
+            let Entry { term, postings } = cursor.entry();
+            if let Some((_, count)) = common.next_if(|(common, _)| **common == term) {
+                check(postings.is_empty(), "a common term has postings")?;
+                check(Common::suits(*count as usize, words.len()), "a common term is rare")?;
+                continue;
+            }
+            let postings = &words.postings[postings];
             let last = postings.last().map_or(usize::MAX, |last| (last >> FREQUENCY_BITS) as usize);
             check(last < words.len(), "a posting of no document")?;
             check(postings.iter().all(|posting| posting & FREQUENCY_MAX > 0), "a posting of no occurrence")?;
             let ascend = postings.windows(2).all(|pair| pair[0] >> FREQUENCY_BITS < pair[1] >> FREQUENCY_BITS);
             check(ascend, "postings are out of order")?;
         }
+        check(common.peek().is_none(), "common terms are out of order, or no terms")?;
+        drop(cursor);
         Ok(words)
     }
 
     /// The documents that have every one of `terms`, at least one, and are `within`; ascending. Costs about what the
     /// rarest term has postings, not the others.
     pub(crate) fn docs_with_all(&self, terms: &[&str], within: Option<&Bits>) -> Vec<u32> {
-        let mut lists: Vec<&[u32]> = terms.iter().map(|term| self.list(term)).collect();
-        lists.sort_unstable_by_key(|postings| postings.len());
+        let mut lists: Vec<List<'_>> = terms.iter().map(|term| self.list(term)).collect();
+        lists.sort_unstable_by_key(List::len);
         let Some((rarest, others)) = lists.split_first() else { return Vec::new() };
-        let mut docs: Vec<u32> = rarest.iter().map(|posting| posting >> FREQUENCY_BITS).collect();
+        let mut docs = Vec::with_capacity(rarest.len());
+        rarest.each(|posting| docs.push(posting >> FREQUENCY_BITS));
         docs.retain(|doc| within.is_none_or(|within| within.get(*doc)));
-        for postings in others {
-            if docs.len() < postings.len() / LOOK_UP_COST {
-                let mut rest = *postings;
-                docs.retain(|doc| look_up(&mut rest, *doc).is_some());
+        for list in others {
+            if docs.len() < list.len() / list.look_up_cost() {
+                let mut rest = *list;
+                docs.retain(|doc| rest.look_up(*doc).is_some());
             } else {
                 let mut with = Bits::zeros(self.len());
-                postings.iter().for_each(|posting| _ = with.set(posting >> FREQUENCY_BITS, true));
+                list.each(|posting| _ = with.set(posting >> FREQUENCY_BITS, true));
                 docs.retain(|doc| with.get(*doc));
             }
         }
@@ -283,24 +319,135 @@ impl Words {
         &self.trails[self.trail_starts[at] as usize..self.trail_starts[at + 1] as usize]
     }
 
-    /// The postings of `term`; none if no document has it.
-    fn list(&self, term: &str) -> &[u32] {
-        self.terms.find(term.as_bytes()).map_or(&[], |entry| &self.postings[entry.postings])
+    /// Where `term` is; nowhere if no document has it.
+    fn list(&self, term: &str) -> List<'_> {
+        self.terms.find(term.as_bytes()).map_or(List::Rare(&[]), |entry| self.list_of(&entry))
     }
 
-    /// What `count` makes of each term's postings.
-    fn counted(&self, count: impl Fn(&[u32]) -> u32) -> Vec<u32> {
+    fn list_of(&self, entry: &Entry) -> List<'_> {
+        match self.common.find(entry) {
+            Some(row) => {
+                let frequencies = &self.common.frequencies[row * self.len()..][..self.len()];
+                List::Common { frequencies, count: self.common.counts[row] as usize }
+            }
+            None => List::Rare(&self.postings[entry.postings.clone()]),
+        }
+    }
+
+    /// What `count` makes of each term's list.
+    fn counted(&self, count: impl Fn(List<'_>) -> u32) -> Vec<u32> {
         let mut counted = Vec::with_capacity(self.terms.len() as usize);
         let mut cursor = self.terms.cursor();
         while cursor.advance() {
-            counted.push(count(&self.postings[cursor.entry().postings]));
+            counted.push(count(self.list_of(&cursor.entry())));
         }
         counted
     }
 
     /// Those of each of `terms` that is there.
-    fn lists(&self, terms: &[String]) -> Vec<&[u32]> {
-        terms.iter().map(|term| self.list(term)).filter(|postings| !postings.is_empty()).collect()
+    fn lists(&self, terms: &[String]) -> Vec<List<'_>> {
+        terms.iter().map(|term| self.list(term)).filter(|list| list.len() > 0).collect()
+    }
+}
+
+/// The terms that a good part of the documents has. A row of frequencies, most of them zero, takes no more memory than
+/// postings would, and a document is found in it at once.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Common {
+    /// Their numbers, ascending. In [`Terms`] they have no postings, as no other term.
+    terms: Vec<u32>,
+    /// How many documents each has.
+    counts: Vec<u32>,
+    /// `[terms, docs]` weighted frequency, 0 where a document does not have the term.
+    frequencies: Vec<u8>,
+}
+
+impl Common {
+    /// Whether a term with `count` of `docs` documents is one of them: if a byte for each document is less than four for each
+    /// posting, and the few more that a row takes.
+    fn suits(count: usize, docs: usize) -> bool {
+        4 * count > docs + 32
+    }
+
+    /// Adds a term that comes after those before. Returns where its row starts.
+    fn add_row(&mut self, term: u32, count: usize, docs: usize) -> usize {
+        self.terms.push(term);
+        self.counts.push(count as u32);
+        let start = self.frequencies.len();
+        self.frequencies.resize(start + docs, 0);
+        start
+    }
+
+    /// Which of them a term is, if it is.
+    fn find(&self, entry: &Entry) -> Option<usize> {
+        if entry.postings.is_empty() { self.terms.binary_search(&entry.term).ok() } else { None }
+    }
+}
+
+/// Where something of a term goes while an index is built.
+#[derive(Clone, Copy)]
+enum Place {
+    Posting(usize),
+    Row(usize),
+}
+
+/// Which documents have a term, and how often.
+#[derive(Debug, Clone, Copy)]
+enum List<'a> {
+    /// Postings, ascending.
+    Rare(&'a [u32]),
+    /// `[docs]` frequencies, of which so many are not 0.
+    Common { frequencies: &'a [u8], count: usize },
+}
+
+impl List<'_> {
+    /// How many documents.
+    fn len(&self) -> usize {
+        match self {
+            Self::Rare(postings) => postings.len(),
+            Self::Common { count, .. } => *count,
+        }
+    }
+
+    /// Calls `found` with each posting, ascending.
+    fn each(self, mut found: impl FnMut(u32)) {
+        match self {
+            Self::Rare(postings) => postings.iter().copied().for_each(found),
+            Self::Common { frequencies, .. } => {
+                for (doc, &frequency) in (0_u32..).zip(frequencies) {
+                    if frequency > 0 {
+                        found(doc << FREQUENCY_BITS | u32::from(frequency));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The posting of `doc`, if there is one. Documents must be asked for in ascending order.
+    fn look_up(&mut self, doc: u32) -> Option<u32> {
+        match self {
+            Self::Rare(postings) => look_up(postings, doc),
+            Self::Common { frequencies, .. } => {
+                let frequency = u32::from(frequencies[doc as usize]);
+                (frequency > 0).then_some(doc << FREQUENCY_BITS | frequency)
+            }
+        }
+    }
+
+    /// How many postings are read in the time that it takes to look one up.
+    fn look_up_cost(&self) -> usize {
+        match self {
+            Self::Rare(_) => 16,
+            Self::Common { .. } => 2,
+        }
+    }
+
+    /// How many postings are read in the time that it takes to look one up far from the one before.
+    fn far_look_up_cost(&self) -> usize {
+        match self {
+            Self::Rare(_) => 100,
+            Self::Common { .. } => 10,
+        }
     }
 }
 
@@ -340,9 +487,13 @@ impl WordsLive {
 
     /// Counts the documents in `live` anew: about 1 ns a posting of the segment, however many are gone.
     pub(crate) fn recount(words: &Words, live: &Bits) -> Self {
-        let count = |postings: &[u32]| postings.iter().filter(|&&posting| live.get(posting >> FREQUENCY_BITS)).count();
+        let count = |list: List<'_>| {
+            let mut count = 0;
+            list.each(|posting| count += u32::from(live.get(posting >> FREQUENCY_BITS)));
+            count
+        };
         Self {
-            frequencies: Some(words.counted(|postings| count(postings) as u32)),
+            frequencies: Some(words.counted(count)),
             docs: live.count() as u32,
             length: live.iter_ones().map(|doc| u64::from(words.lengths[doc as usize])).sum(),
         }
@@ -357,7 +508,7 @@ impl WordsLive {
         }
         terms.sort_unstable();
         terms.dedup();
-        let frequencies = self.frequencies.get_or_insert_with(|| words.counted(|postings| postings.len() as u32));
+        let frequencies = self.frequencies.get_or_insert_with(|| words.counted(|list| list.len() as u32));
         for term in terms {
             let frequency = &mut frequencies[term as usize];
             *frequency = frequency.saturating_sub(1);
@@ -367,8 +518,11 @@ impl WordsLive {
     }
 
     /// Live documents with the term.
-    fn frequency(&self, entry: &Entry) -> u64 {
-        self.frequencies.as_ref().map_or(entry.postings.len() as u64, |live| u64::from(live[entry.term as usize]))
+    fn frequency(&self, words: &Words, entry: &Entry) -> u64 {
+        match &self.frequencies {
+            Some(live) => u64::from(live[entry.term as usize]),
+            None => words.list_of(entry).len() as u64,
+        }
     }
 
     /// Bytes on the heap.
@@ -500,7 +654,7 @@ fn search_with(
         // The score that a document must have in the end to come in. Once it is known, there are contenders.
         let mut threshold = None;
         if let Some(live) = segment.live
-            && live.count() < len / LOOK_UP_COST
+            && live.count() < len / ALONE_COST
         {
             contenders.clear();
             contenders.extend(live.iter_ones());
@@ -522,19 +676,19 @@ fn search_with(
             } else if reach < worth {
                 let left = &lists[next..];
                 let left_len: usize = left.iter().map(Postings::len).sum();
-                let lists: usize = left.iter().map(Postings::lists).sum();
-                if len / SWEPT + k * lists * FAR_LOOK_UP_COST < left_len {
+                let lists = left.iter().flat_map(|postings| postings.lists());
+                let look_ups: usize = lists.map(List::far_look_up_cost).sum();
+                if len / SWEPT + k * look_ups < left_len {
                     let left = terms[next..].iter().zip(left);
                     (least_yet, least) = ahead(&best, scores, at, segment, left, saturation, least_yet);
                     worth = reach * WORTH_SHARE;
                     if least > reach {
                         // More than these are not worth to be looked up.
-                        let limit = left_len / LOOK_UP_COST;
+                        let limit = left_len / ALONE_COST;
                         contenders.clear();
-                        scores.each_at_least(len, least - reach, segment.live, |doc, least| {
-                            contenders.push(doc);
-                            if contenders.len() > limit {
-                                *least = f32::INFINITY;
+                        scores.each_at_least(len, least - reach, segment.live, |doc, _| {
+                            if contenders.len() <= limit {
+                                contenders.push(doc);
                             }
                         });
                         threshold = (contenders.len() <= limit).then_some(least);
@@ -542,21 +696,21 @@ fn search_with(
                 }
             }
             let is_looked_up =
-                threshold.is_some() && contenders.len() * postings.lists() <= postings.len() / LOOK_UP_COST;
-            let postings = if is_looked_up {
+                threshold.is_some() && contenders.len() * postings.look_up_cost() <= postings.len();
+            if is_looked_up {
                 postings.of_docs(contenders, chosen);
-                chosen.as_slice()
+                scores.add(chosen, lengths, term.weight, saturation);
+                found.postings += chosen.len() as u64;
             } else {
-                postings.all(len, chosen)
-            };
-            found.postings += postings.len() as u64;
-            scores.add(postings, lengths, term.weight, saturation);
+                found.postings += postings.add_to(scores, lengths, term.weight, saturation);
+            }
         }
         if threshold.is_some() {
             for &doc in contenders.iter().filter(|doc| scores.of(**doc) > 0.0) {
                 best.offer(Candidate::new(at, doc, scores.of(doc), segment.ids));
             }
         } else {
+            scores.sum_up(len);
             scores.offer(at, segment, &mut best, least - rounding);
         }
         scores.clear(len);
@@ -569,7 +723,7 @@ fn search_with(
 /// `left` of the question is looked up for those that are ahead so far. `least_yet` is what `k` are known to have so far.
 fn ahead<'a>(
     best: &Best,
-    scores: &Scores,
+    scores: &mut Scores,
     at: u32,
     segment: &WordsView<'_>,
     left: impl Iterator<Item = (&'a Term, &'a Postings<'a>)>,
@@ -577,6 +731,7 @@ fn ahead<'a>(
     least_yet: f32,
 ) -> (f32, f32) {
     let mut ahead = best.clone();
+    scores.sum_up(segment.words.len());
     scores.offer(at, segment, &mut ahead, least_yet);
     let least_yet = ahead.threshold();
     let mut ahead: Vec<Candidate> = ahead.into_sorted();
@@ -603,43 +758,51 @@ fn ahead<'a>(
 
 /// Where a segment's documents have a term, or any of several that count as one.
 enum Postings<'a> {
-    One(&'a [u32]),
-    Union(Vec<&'a [u32]>),
+    One(List<'a>),
+    Union(Vec<List<'a>>),
 }
 
-impl Postings<'_> {
-    /// How many lists there are.
-    fn lists(&self) -> usize {
+impl<'a> Postings<'a> {
+    fn lists(&self) -> &[List<'a>] {
         match self {
-            Self::One(_) => 1,
-            Self::Union(lists) => lists.len(),
+            Self::One(list) => std::slice::from_ref(list),
+            Self::Union(lists) => lists,
         }
     }
 
     /// Of all lists together.
     fn len(&self) -> usize {
-        match self {
-            Self::One(postings) => postings.len(),
-            Self::Union(lists) => lists.iter().map(|postings| postings.len()).sum(),
-        }
+        self.lists().iter().map(List::len).sum()
     }
 
-    /// All of them, as of one term; `docs` is the number of documents. `space` may be used.
-    fn all<'a>(&'a self, docs: usize, space: &'a mut Vec<u32>) -> &'a [u32] {
-        match self {
-            Self::One(postings) => postings,
-            Self::Union(lists) if lists.len() < 2 => lists.first().copied().unwrap_or_default(),
-            Self::Union(lists) => {
+    /// How many postings are read in the time that it takes to look up those of a document.
+    fn look_up_cost(&self) -> usize {
+        self.lists().iter().map(List::look_up_cost).sum()
+    }
+
+    /// Adds a part of `weight` to the scores of all documents that have it; returns how many there are.
+    fn add_to(&self, scores: &mut Scores, lengths: &[u32], weight: f32, saturation: Saturation) -> u64 {
+        match self.lists() {
+            [] => 0,
+            [List::Rare(postings)] => {
+                scores.add(postings, lengths, weight, saturation);
+                postings.len() as u64
+            }
+            [List::Common { frequencies, count }] => {
+                saturation.add(frequencies, lengths, weight, &mut scores.of[..lengths.len()]);
+                *count as u64
+            }
+            lists => {
                 // 65 terms at most, of 255 at most.
-                let mut frequencies = vec![0_u16; docs];
-                for posting in lists.iter().copied().flatten() {
-                    frequencies[(posting >> FREQUENCY_BITS) as usize] += (posting & FREQUENCY_MAX) as u16;
+                let mut sums = vec![0_u16; lengths.len()];
+                for list in lists {
+                    list.each(|posting| sums[(posting >> FREQUENCY_BITS) as usize] += (posting & FREQUENCY_MAX) as u16);
                 }
-                space.clear();
-                let found = frequencies.into_iter().zip(0_u32..).filter(|(frequency, _)| *frequency > 0);
-                let posting = |(frequency, doc)| doc << FREQUENCY_BITS | u32::from(frequency).min(FREQUENCY_MAX);
-                space.extend(found.map(posting));
-                space
+                let found = (0_u32..).zip(sums).filter(|(_, sum)| *sum > 0);
+                let posting = |(doc, sum)| doc << FREQUENCY_BITS | u32::from(sum).min(FREQUENCY_MAX);
+                let postings: Vec<u32> = found.map(posting).collect();
+                scores.add(&postings, lengths, weight, saturation);
+                postings.len() as u64
             }
         }
     }
@@ -648,16 +811,16 @@ impl Postings<'_> {
     fn of_docs(&self, docs: &[u32], chosen: &mut Vec<u32>) {
         chosen.clear();
         match self {
-            Self::One(postings) => {
-                let mut rest = *postings;
-                chosen.extend(docs.iter().filter_map(|doc| look_up(&mut rest, *doc)));
+            Self::One(list) => {
+                let mut rest = *list;
+                chosen.extend(docs.iter().filter_map(|doc| rest.look_up(*doc)));
             }
             Self::Union(lists) => {
                 chosen.extend(docs.iter().map(|doc| doc << FREQUENCY_BITS));
-                for postings in lists {
-                    let mut rest = *postings;
+                for list in lists {
+                    let mut rest = *list;
                     for sum in &mut *chosen {
-                        let frequency = look_up(&mut rest, *sum >> FREQUENCY_BITS).unwrap_or(0) & FREQUENCY_MAX;
+                        let frequency = rest.look_up(*sum >> FREQUENCY_BITS).unwrap_or(0) & FREQUENCY_MAX;
                         *sum += frequency.min(FREQUENCY_MAX - (*sum & FREQUENCY_MAX));
                     }
                 }
@@ -668,14 +831,12 @@ impl Postings<'_> {
 }
 
 /// How many scores are looked through in the time that it takes to read a posting.
-const SWEPT: usize = 16;
-/// How many postings are read in the time that it takes to look one up far from the one before.
-const FAR_LOOK_UP_COST: usize = 100;
+const SWEPT: usize = 32;
 /// It is worth to look for contenders when less than this share of the question is left, and again when less than this
 /// share of that is.
 const WORTH_SHARE: f32 = 0.4;
-/// How many postings are read in the time that it takes to look one up.
-const LOOK_UP_COST: usize = 16;
+/// How many documents are scored in the time that it takes to score one of them alone.
+const ALONE_COST: usize = 16;
 
 /// The posting of `doc`, if it is among `postings`, which ascend; leaves in `postings` what comes from there on.
 fn look_up(postings: &mut &[u32], doc: u32) -> Option<u32> {
@@ -717,7 +878,7 @@ impl Unfinished {
         let mut known: Vec<(Range<usize>, u64)> = Vec::new();
         for segment in segments {
             segment.words.terms.each_with(form.as_bytes(), |name, entry| {
-                let frequency = segment.counts.frequency(&entry);
+                let frequency = segment.counts.frequency(segment.words, &entry);
                 if frequency > 0 {
                     known.push((names.len()..names.len() + name.len(), frequency));
                     names.extend_from_slice(name);
@@ -758,7 +919,7 @@ impl Unfinished {
 impl WordsView<'_> {
     /// Live documents with the term.
     fn frequency(&self, term: &str) -> u64 {
-        self.words.terms.find(term.as_bytes()).map_or(0, |entry| self.counts.frequency(&entry))
+        self.words.terms.find(term.as_bytes()).map_or(0, |entry| self.counts.frequency(self.words, &entry))
     }
 }
 
@@ -823,6 +984,11 @@ impl Saturation {
         Self { base: K1 * (1.0 - B), slope: (f64::from(K1 * B) / average) as f32 }
     }
 
+    /// Adds to the score of each document the part of a term's weight that it has, by the term's frequency in it.
+    fn add(self, frequencies: &[u8], lengths: &[u32], weight: f32, scores: &mut [f32]) {
+        kernels::add_saturated(frequencies, lengths, weight, self.base, self.slope, scores);
+    }
+
     /// Writes the part of a term's weight that each posting's document has.
     fn parts(self, postings: &[u32], lengths: &[u32], weight: f32, parts: &mut [f32]) {
         for (part, posting) in parts.iter_mut().zip(postings) {
@@ -837,6 +1003,8 @@ impl Saturation {
 struct Scores {
     /// Score by document, 0 between searches.
     of: Vec<f32>,
+    /// The highest of each [`BLOCK`] of them, when they were summed up.
+    maxima: Vec<f32>,
 }
 
 impl Scores {
@@ -863,41 +1031,36 @@ impl Scores {
         }
     }
 
-    /// Calls `found` with each live one of `docs` documents whose score is above 0 and at least the threshold, which
-    /// `found` may raise.
-    fn each_at_least(
-        &self,
-        docs: usize,
-        mut threshold: f32,
-        live: Option<&Bits>,
-        mut found: impl FnMut(u32, &mut f32),
-    ) {
-        threshold = threshold.max(f32::MIN_POSITIVE);
-        // In stretches, since the threshold rises most at first.
-        let mut are = [0_u8; 1_024];
-        for (first, scores) in (0_u32..).step_by(are.len()).zip(self.of[..docs].chunks(are.len())) {
-            let (these, others) = are.split_at_mut(scores.len());
-            kernels::are_at_least(scores, threshold, these);
-            others.fill(0);
-            // Eight of them at once: few are.
-            let eights = are.as_chunks::<8>().0.iter().map(|eight| u64::from_le_bytes(*eight));
-            for (first, mut eight) in (first..).step_by(8).zip(eights) {
-                while eight != 0 {
-                    let doc = first + eight.trailing_zeros() / 8;
-                    eight &= eight - 1;
-                    if self.of(doc) >= threshold && live.is_none_or(|live| live.get(doc)) {
-                        found(doc, &mut threshold);
-                    }
-                }
-            }
-        }
+    /// Takes in the scores of `docs` documents as they are now, for what follows.
+    fn sum_up(&mut self, docs: usize) {
+        self.maxima.resize(docs.div_ceil(BLOCK), 0.0);
+        kernels::maxima_of(&self.of[..docs], &mut self.maxima);
     }
 
-    /// Offers all live documents whose score is above 0 and at least `least`.
+    /// Calls `found` with each live one of `docs` documents whose score, above 0, is at least `threshold`. Scores must have
+    /// been summed up.
+    fn each_at_least(&self, docs: usize, threshold: f32, live: Option<&Bits>, mut found: impl FnMut(u32, f32)) {
+        kernels::each_at_least(&self.of[..docs], &self.maxima, threshold.max(f32::MIN_POSITIVE), |doc, score| {
+            if live.is_none_or(|live| live.get(doc)) {
+                found(doc, score);
+            }
+        });
+    }
+
+    /// Offers all live documents whose score is above 0 and at least `least`, and that could come in. Scores must have been
+    /// summed up.
     fn offer(&self, at: u32, segment: &WordsView<'_>, best: &mut Best, least: f32) {
-        self.each_at_least(segment.words.len(), best.threshold().max(least), segment.live, |doc, threshold| {
-            best.offer(Candidate::new(at, doc, self.of(doc), segment.ids));
-            *threshold = threshold.max(best.threshold());
+        let mut threshold = best.threshold().max(least);
+        let count = best.limit();
+        if segment.live.is_none() && count < self.maxima.len() {
+            // So many documents have this score or a higher one.
+            let mut maxima = self.maxima.clone();
+            threshold = threshold.max(*maxima.select_nth_unstable_by(count - 1, |left, right| right.total_cmp(left)).1);
+        }
+        self.each_at_least(segment.words.len(), threshold, segment.live, |doc, score| {
+            if score >= best.threshold() {
+                best.offer(Candidate::new(at, doc, score, segment.ids));
+            }
         });
     }
 

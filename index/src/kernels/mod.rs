@@ -310,9 +310,38 @@ pub(crate) fn squares(codes: &[i8], fine: &[i8]) -> (f64, f64) {
     (residual as f64, length as f64)
 }
 
+/// Writes to `maxima` the highest of each [`BLOCK`] of `values`.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx2", "x86_64+avx2", "aarch64+neon"))]
+pub(crate) fn maxima_of(values: &[f32], maxima: &mut [f32]) {
+    for (maximum, block) in maxima.iter_mut().zip(values.chunks(BLOCK)) {
+        *maximum = highest(block);
+    }
+}
+
+/// Calls `found` with the place and the value of each of `values` that is at least `threshold`. Looks only at blocks whose
+/// entry of `maxima`, at least the highest of each [`BLOCK`] of values, is.
+pub(crate) fn each_at_least(values: &[f32], maxima: &[f32], threshold: f32, mut found: impl FnMut(u32, f32)) {
+    for (block, (&maximum, values)) in maxima.iter().zip(values.chunks(BLOCK)).enumerate() {
+        if maximum < threshold {
+            continue;
+        }
+        let mut are = [0_u8; BLOCK];
+        are_at_least(values, threshold, &mut are);
+        // Eight of them at once: few are.
+        for (eight, first) in are.as_chunks::<8>().0.iter().zip((0..).step_by(8)) {
+            let mut eight = u64::from_le_bytes(*eight);
+            while eight != 0 {
+                let at = first + eight.trailing_zeros() as usize / 8;
+                eight &= eight - 1;
+                found((block * BLOCK + at) as u32, values[at]);
+            }
+        }
+    }
+}
+
 /// Writes for each of `scores` 1 if it is at least `threshold`, 0 if not.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2", "x86_64+avx2", "aarch64+neon"))]
-pub(crate) fn are_at_least(scores: &[f32], threshold: f32, are: &mut [u8]) {
+fn are_at_least(scores: &[f32], threshold: f32, are: &mut [u8]) {
     are_at_least_any(scores, threshold, are);
 }
 
@@ -328,6 +357,22 @@ fn are_at_least_any(scores: &[f32], threshold: f32, are: &mut [u8]) {
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2", "x86_64+avx2", "aarch64+neon"))]
 pub(crate) fn saturate(postings: &[u32], weight: f32, base: f32, slope: f32, parts: &mut [f32]) {
     saturate_any(postings, weight, base, slope, parts);
+}
+
+/// Adds to each of `scores` what [`saturate`] makes of that document's frequency and length: nothing where it is 0.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2", "x86_64+avx2", "aarch64+neon"))]
+pub(crate) fn add_saturated(
+    frequencies: &[u8],
+    lengths: &[u32],
+    weight: f32,
+    base: f32,
+    slope: f32,
+    scores: &mut [f32],
+) {
+    for ((score, &frequency), &length) in scores.iter_mut().zip(frequencies).zip(lengths) {
+        let frequency = f32::from(frequency);
+        *score += weight * frequency / (frequency + (base + slope * length as f32));
+    }
 }
 
 #[inline(always)]
