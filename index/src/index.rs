@@ -293,7 +293,8 @@ impl Index {
         let largest = parts.iter().map(Part::len).max().unwrap_or_default();
         let is_scattered = SCATTERED_SHARE * (all - largest) > all;
         let fits = all <= DOCS_MAX && fits_one_segment(parts);
-        let has_graph = graph::is_due(way, all, dimensions) || parts.iter().any(|part| part.segment.vectors.graph().is_some());
+        let has_graph =
+            graph::is_due(way, all, dimensions) || parts.iter().any(|part| part.segment.vectors.graph().is_some());
         if is_scattered && fits && !has_graph { parts.to_vec() } else { Vec::new() }
     }
 

@@ -124,7 +124,8 @@ impl Words {
         for (rank, (name, term)) in (0_u32..).zip(&sorted) {
             let count = counts[*term as usize];
             let is_common = Common::suits(count, docs.len());
-            next[*term as usize] = if is_common { Place::Row(common.add_row(rank, count, docs.len())) } else { Place::Posting(start) };
+            next[*term as usize] =
+                if is_common { Place::Row(common.add_row(rank, count, docs.len())) } else { Place::Posting(start) };
             let postings = if is_common { 0 } else { count };
             terms.push(name.as_bytes(), postings);
             start += postings;
@@ -695,8 +696,7 @@ fn search_with(
                     }
                 }
             }
-            let is_looked_up =
-                threshold.is_some() && contenders.len() * postings.look_up_cost() <= postings.len();
+            let is_looked_up = threshold.is_some() && contenders.len() * postings.look_up_cost() <= postings.len();
             if is_looked_up {
                 postings.of_docs(contenders, chosen);
                 scores.add(chosen, lengths, term.weight, saturation);
@@ -1223,7 +1223,7 @@ mod tests {
         let mut frequencies = Vec::new();
         let mut cursor = words.terms.cursor();
         while cursor.advance() {
-            frequencies.push(counts.frequency(&cursor.entry()));
+            frequencies.push(counts.frequency(words, &cursor.entry()));
         }
         (counts.docs, counts.length, frequencies)
     }
@@ -1599,14 +1599,23 @@ mod tests {
         refused("documents and their trails differ in number", |words| _ = words.lengths.pop());
         refused("trails overlap or leave gaps", |words| _ = words.trails.pop());
         refused("trails overlap or leave gaps", |words| words.trail_starts[1] = u32::MAX);
-        refused("a posting of no document", |words| {
-            words.lengths.drain(1..);
-            words.trail_starts.truncate(2);
-            words.trails.truncate(words.trail_starts[1] as usize);
+        refused("common terms and their rows differ in number", |words| _ = words.common.frequencies.pop());
+        refused("common terms and their rows differ in number", |words| _ = words.common.terms.pop());
+        refused("a common term is rare", |words| words.common.frequencies[..30].fill(0));
+        refused("a common term has postings", |words| {
+            words.common.terms.push(words.terms.len() - 1);
+            words.common.frequencies.extend(vec![1; words.len()]);
         });
+        refused("common terms are out of order, or no terms", |words| {
+            words.common.terms.push(u32::MAX);
+            words.common.frequencies.extend(vec![1; words.len()]);
+        });
+        refused("a posting of no document", |words| *words.postings.last_mut().unwrap() |= !FREQUENCY_MAX);
         refused("a posting of no occurrence", |words| words.postings[0] &= !FREQUENCY_MAX);
         refused("postings are out of order", |words| {
-            let many = words.terms.find(b"the").unwrap().postings.start;
+            let mut cursor = words.terms.cursor();
+            while cursor.advance() && cursor.entry().postings.len() < 2 {}
+            let many = cursor.entry().postings.start;
             words.postings.swap(many, many + 1);
         });
     }
