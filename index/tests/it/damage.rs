@@ -194,7 +194,7 @@ fn a_snapshot_of_another_format_is_foreign() {
     let (folder, ..) = saved();
     let path = folder.path().join("manifest");
     let manifest = fs::read_to_string(&path).expect("a manifest");
-    let json = manifest.lines().next().expect("a line").replacen("\"format\":3", "\"format\":2", 1);
+    let json = manifest.lines().next().expect("a line").replacen("\"format\":4", "\"format\":2", 1);
     let checksum = xxhash_rust::xxh3::xxh3_128(json.as_bytes());
     fs::write(&path, format!("{json}\n{checksum:032x}\n")).expect("written");
     assert!(matches!(restore(folder.path()), Err(RestoreError::Foreign { what: "format", .. })));
