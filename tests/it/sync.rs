@@ -421,3 +421,24 @@ async fn an_instance_sees_what_another_writes() {
     let first = Tenant { client: other.client.at(&app.client()), ..other };
     until_equal(&first, &sql, &id).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn segments_become_one_once_nothing_is_written() {
+    let (mut app, acme, id, sql) = loaded().await;
+    // Each is more than twice as large as the next, so that writers leave them apart.
+    let mut version = 0;
+    for (name, sentences) in [("large", 900), ("middle", 280), ("small", 80)] {
+        let text: String = (0..sentences).map(|number| format!("Sentence {number} of the {name} text. ")).collect();
+        version = acme.put_text(&id, name, &text).await;
+    }
+    acme.until_in_memory(&id, version).await;
+    let request = json!({ "query": "sentence", "top_k": 1, "explain": true });
+    let segments = async |acme: &Tenant| acme.search(&id, &request).await["explain"]["segments"].as_u64();
+    until("all segments are one", async || (segments(&acme).await == Some(1)).then_some(())).await;
+    until_equal(&acme, &sql, &id).await;
+
+    // It was saved as one.
+    app.restart().await;
+    let acme = Tenant { client: acme.client.at(&app.client()), ..acme };
+    assert_eq!(segments(&acme).await, Some(1));
+}
