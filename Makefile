@@ -47,6 +47,16 @@ loadtest: bench-data ## searches over HTTP against SQL and a bare responder, in 
 loadtest-commit: bench-data ## time from a commit to when a search finds it; ARGS="…" for loadtest commit
 	@scripts/loadtest.sh commit $(ARGS)
 
+.PHONY: loadtest-seed
+loadtest-seed: setup ## a database as years of use leave it: 100 tenants, one with 2,000,000 messages; ARGS="--sessions 20000 --messages 200000" for less
+	cargo build --locked --release --workspace --bins
+	@scripts/loadtest.sh seed $(ARGS)
+
+.PHONY: loadtest-queries
+loadtest-queries: setup ## the most frequent statements in that database, timed as the application role; ARGS="…" for loadtest queries
+	cargo build --locked --release --workspace --bins
+	@scripts/loadtest.sh queries $(ARGS)
+
 .PHONY: fuzz
 fuzz: ## what the index crate reads, fuzzed for FUZZ_SECONDS=600 each (needs cargo-fuzz)
 	@for target in filter question segment; do \
@@ -82,4 +92,4 @@ audit: ## licences, advisories and sources of all crates (needs cargo-deny)
 
 .PHONY: clean-data
 clean-data: ## remove what `make run` and `make loadtest` have stored
-	rm -rf data data-loadtest data-by-hand
+	rm -rf data data-loadtest data-seeded data-by-hand

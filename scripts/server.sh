@@ -109,11 +109,11 @@ ensure_knowledge_base() {
     printf '%s\n' "$id"
 }
 
-# The private Postgres of the server that runs, as its owner: a connection string.
+# postgres_url [ROLE]: the private Postgres of the server that runs, as its owner or another role: a connection string.
 postgres_url() {
     local port socket_dir
     { read -r _; read -r _; read -r _; read -r port; read -r socket_dir; } <"$data_dir/postgres/postmaster.pid"
-    printf 'host=%s port=%s user=tertulia_owner dbname=tertulia' "$socket_dir" "$port"
+    printf 'host=%s port=%s user=%s dbname=tertulia' "$socket_dir" "$port" "${1:-tertulia_owner}"
 }
 
 # Fails if the user that Postgres runs as cannot get to this folder: as root it is not root, and /root is closed to it.

@@ -73,6 +73,11 @@ impl Row {
             failures: BTreeMap::new(),
         }
     }
+
+    /// The same, with what the server says that it took.
+    pub(crate) fn timed_twice(name: &str, times: &Histogram<u64>, server: &Histogram<u64>) -> Self {
+        Self { server: Percentiles::of(server), ..Self::timed(name, times) }
+    }
 }
 
 /// One figure against another: the median over the rounds, and how far the rounds lie apart.

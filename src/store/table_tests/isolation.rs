@@ -3,14 +3,31 @@
 use super::{TestDatabase, begin, insert_chunks, refusal, value};
 use crate::store::{chunks, documents, knowledge_bases, page};
 
-const TABLES: [&str; 7] = [
+const TABLES: [&str; 24] = [
     "tenants",
     "api_keys",
+    "users",
+    "auth_sessions",
+    "widgets",
+    "meetings",
+    "meeting_participants",
+    "sessions",
+    "messages",
     "knowledge_bases",
     "embedding_generations",
     "documents",
     "knowledge_chunks",
     "chunk_deletions",
+    "cost_events",
+    "cost_summaries",
+    "budgets",
+    "budget_alerts",
+    "unresolved_problems",
+    "unresolved_problem_users",
+    "webhooks",
+    "outbox",
+    "idempotency_keys",
+    "audit_log",
 ];
 const FIRST_PAGE: page::PageRequest = page::PageRequest { limit: 100, start: page::Start::Offset(0) };
 
@@ -25,7 +42,7 @@ async fn every_table_has_row_security_forced_and_its_tenant_first() {
     let tables = "SELECT count(*) FROM pg_class WHERE relrowsecurity AND relnamespace = 'public'::regnamespace";
     assert_eq!(value::<i64>(&superuser, tables).await, TABLES.len() as i64, "TABLES names them all");
     // A key or index that starts with something else cannot serve one tenant's rows. What is looked up before the tenant is
-    // known, and what has no first column, is listed here.
+    // known or for all tenants at once, and what has no first column, is listed here.
     let elsewhere =
         "SELECT coalesce(string_agg(i.indexrelid::regclass::text, ' ' ORDER BY i.indexrelid::regclass::text), '')
         FROM pg_index i
@@ -33,7 +50,9 @@ async fn every_table_has_row_security_forced_and_its_tenant_first() {
         LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
         WHERE c.relnamespace = 'public'::regnamespace AND c.relname NOT IN ('tenants', 'refinery_schema_history')
             AND a.attname IS DISTINCT FROM 'tenant_id'";
-    assert_eq!(value::<String>(&superuser, elsewhere).await, "api_keys_public_id_key knowledge_chunks_nearest_256");
+    let expected = "api_keys_public_id_key auth_sessions_expiry auth_sessions_token_sha256_key idempotency_keys_expiry \
+        knowledge_chunks_nearest_256 outbox_due outbox_finished widgets_embed_key_key";
+    assert_eq!(value::<String>(&superuser, elsewhere).await, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,7 +105,19 @@ async fn a_tenant_sees_and_touches_only_its_own() {
         ("UPDATE knowledge_bases SET document_count = 0".to_owned(), "42501"),
         ("UPDATE embedding_generations SET chunk_count = 0".to_owned(), "42501"),
         ("DELETE FROM chunk_deletions".to_owned(), "42501"),
-        ("SELECT FROM api_keys".to_owned(), "42501"),
+        ("SELECT secret_sha256 FROM api_keys".to_owned(), "42501"),
+        ("UPDATE api_keys SET public_id = 'x'".to_owned(), "42501"),
+        ("SELECT password_hash FROM users".to_owned(), "42501"),
+        ("SELECT token_sha256 FROM auth_sessions".to_owned(), "42501"),
+        ("INSERT INTO auth_sessions SELECT".to_owned(), "42501"),
+        ("SELECT identity_secrets FROM widgets".to_owned(), "42501"),
+        ("SELECT secrets FROM webhooks".to_owned(), "42501"),
+        ("UPDATE messages SET content = ''".to_owned(), "42501"),
+        ("DELETE FROM messages".to_owned(), "42501"),
+        ("UPDATE sessions SET last_revision = 0".to_owned(), "42501"),
+        ("UPDATE audit_log SET after = NULL".to_owned(), "42501"),
+        ("DELETE FROM audit_log".to_owned(), "42501"),
+        ("DELETE FROM cost_events".to_owned(), "42501"),
         ("UPDATE tenants SET tier = 'enterprise'".to_owned(), "42501"),
         ("TRUNCATE documents".to_owned(), "42501"),
         ("CALL tertulia_secure('documents')".to_owned(), "42501"),
@@ -106,9 +137,8 @@ async fn without_a_tenant_nothing_is_seen() {
     let base = db.base(&ctx, "docs").await;
     db.put(&ctx, &base, "a", 2).await;
     let client = db.connect("tertulia_user").await;
-    let readable: Vec<&str> = TABLES.into_iter().filter(|table| *table != "api_keys").collect();
     let nothing = async |client: &tokio_postgres::Client, when: &str| {
-        for table in &readable {
+        for table in TABLES {
             assert_eq!(value::<i64>(client, &format!("SELECT count(*) FROM {table}")).await, 0, "{table} {when}");
         }
         let hits = format!(
@@ -135,9 +165,12 @@ async fn no_statement_of_a_pool_runs_for_ever_or_reads_a_table_that_grew() {
     let db = TestDatabase::create().await;
     // Settings of a database are not copied with it, so the template is asked.
     let cluster = db.cluster.cluster.as_ref().unwrap();
-    for (role, settings) in [("tertulia_user", "30s off"), ("tertulia_svc", "30s off"), ("tertulia_owner", "0 on")] {
+    for (role, settings) in
+        [("tertulia_user", "30s 1min off"), ("tertulia_svc", "30s 1min off"), ("tertulia_owner", "0 1min on")]
+    {
         let client = super::address(cluster, super::TEMPLATE, role).connect_and_drive().await.unwrap();
-        let shown = "SELECT current_setting('statement_timeout') || ' ' || current_setting('enable_seqscan')";
+        let shown = "SELECT concat_ws(' ', current_setting('statement_timeout'),
+            current_setting('idle_in_transaction_session_timeout'), current_setting('enable_seqscan'))";
         assert_eq!(value::<String>(&client, shown).await, settings, "{role}");
     }
 }

@@ -1,11 +1,14 @@
 //! What the tables promise, checked on a real Postgres: the private cluster, started once for all tests that run at the same
 //! time, with a database for each test.
 
+mod conversations;
 mod filters;
 mod generations;
+mod hot_queries;
 mod isolation;
 mod lists;
 mod notifications;
+mod schema;
 mod search;
 mod statements;
 mod versions;
@@ -21,6 +24,7 @@ use std::{
 use serde_json::Map;
 use tempfile::TempDir;
 use tertulia_index::Analyzer;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
     runtime::{Handle, Runtime},
     time::{Instant, sleep},
@@ -195,6 +199,11 @@ fn address(cluster: &EmbeddedCluster, database: &str, role: &str) -> Address {
     let mut address = cluster.superuser(database, PATIENCE);
     address.config.user(role);
     address
+}
+
+/// A moment as RFC 3339 writes it.
+fn at(text: &str) -> OffsetDateTime {
+    OffsetDateTime::parse(text, &Rfc3339).unwrap()
 }
 
 async fn begin(client: &Client, tenant_id: TenantId) {

@@ -1,8 +1,11 @@
 //! What is told of, and what is not.
 
-use tokio::time::timeout;
+use std::future::poll_fn;
 
-use super::{PATIENCE, TestDatabase, insert_chunks};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_postgres::AsyncMessage;
+
+use super::{PATIENCE, TestDatabase, address, insert_chunks};
 use crate::store::{
     api_keys::{self, NewApiKey},
     knowledge_bases,
@@ -59,6 +62,54 @@ async fn a_changed_key_is_told() {
     assert_eq!(heard(&mut listener).await, told("bb"));
     service.batch_execute("DELETE FROM api_keys").await.unwrap();
     assert_eq!(heard(&mut listener).await, told("bb"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_ends_or_whose_person_changes_is_told_and_so_is_a_tenant() {
+    let db = TestDatabase::create().await;
+    let ctx = db.tenant("acme").await;
+    let cluster = db.cluster.cluster.as_ref().unwrap();
+    let (client, mut connection) = address(cluster, &db.name, "tertulia_svc").connect().await.unwrap();
+    let (sender, mut told) = mpsc::unbounded_channel();
+    #[expect(clippy::disallowed_methods, reason = "the test's runtime ends it")]
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+            if let AsyncMessage::Notification(message) = message {
+                let _ = sender.send(format!("{} {}", message.channel(), message.payload()));
+            }
+        }
+    });
+    client.batch_execute("LISTEN tertulia_auth_sessions; LISTEN tertulia_tenants").await.unwrap();
+    let tenant = ctx.tenant_id;
+    let sql = format!(
+        "INSERT INTO users (tenant_id, email, role) VALUES ('{tenant}', 'ada@acme.test', 'agent');
+         INSERT INTO auth_sessions (tenant_id, user_id, token_sha256, expires_at)
+         SELECT '{tenant}', id, decode(repeat(login, 32), 'hex'), now() FROM users, unnest('{{aa,bb}}'::text[]) AS login"
+    );
+    client.batch_execute(&sql).await.unwrap();
+    let (aa, bb) =
+        (format!("tertulia_auth_sessions {}", "aa".repeat(32)), format!("tertulia_auth_sessions {}", "bb".repeat(32)));
+    for (sql, expected) in [
+        // Nobody has to hear of use, so the next line is what is heard.
+        ("UPDATE auth_sessions SET last_used_at = now(), expires_at = now() + interval '1 hour'", vec![]),
+        ("UPDATE users SET role = 'viewer'", vec![&aa, &bb]),
+        ("UPDATE users SET updated_at = now()", vec![]),
+        ("DELETE FROM auth_sessions WHERE token_sha256 = decode(repeat('aa', 32), 'hex')", vec![&aa]),
+        ("UPDATE auth_sessions SET expires_at = now()", vec![&bb]),
+        ("UPDATE tenants SET tier = tier", vec![]),
+        ("UPDATE tenants SET tier = 'pro'", vec![&format!("tertulia_tenants {tenant}")]),
+        ("DELETE FROM users", vec![&bb]),
+        ("DELETE FROM tenants", vec![&format!("tertulia_tenants {tenant}")]),
+    ] {
+        client.batch_execute(sql).await.unwrap();
+        let mut heard = Vec::new();
+        for _ in &expected {
+            heard.push(timeout(PATIENCE, told.recv()).await.expect("it is told").unwrap());
+        }
+        heard.sort();
+        assert_eq!(heard.iter().collect::<Vec<_>>(), expected, "{sql}");
+    }
+    assert!(told.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

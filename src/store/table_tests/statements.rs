@@ -5,8 +5,19 @@ use std::{fs, path::Path};
 use super::{TestDatabase, value};
 
 /// Folders of statements that run in the pools' transactions.
-const FOLDERS: [&str; 9] =
-    ["tenants", "api_keys", "knowledge_bases", "generations", "building", "documents", "chunks", "changes", "search"];
+const FOLDERS: [&str; 11] = [
+    "tenants",
+    "api_keys",
+    "sessions",
+    "messages",
+    "knowledge_bases",
+    "generations",
+    "building",
+    "documents",
+    "chunks",
+    "changes",
+    "search",
+];
 
 fn statements() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/sql");
@@ -52,7 +63,8 @@ async fn lists_and_lookups_are_served_by_indexes() {
         if !is_read || exempt.contains(&name.as_str()) {
             continue;
         }
-        let is_service = ["tenants/", "api_keys/", "changes/", "building/", "knowledge_bases/list_versions"];
+        let is_service =
+            ["tenants/", "api_keys/", "changes/", "building/", "knowledge_bases/list_versions", "sessions/list_heads"];
         let role =
             if is_service.iter().any(|prefix| name.starts_with(prefix)) { "tertulia_svc" } else { "tertulia_user" };
         let client = db.connect(role).await;
@@ -72,7 +84,7 @@ async fn lists_and_lookups_are_served_by_indexes() {
         let rows = client.query(&format!("EXPLAIN {execute}"), &[]).await.unwrap();
         let plan: String = rows.iter().map(|row| row.get::<_, String>(0) + "\n").collect();
         assert!(!plan.contains("Seq Scan"), "{name}:\n{plan}");
-        let sorts_a_few = name.starts_with("search/");
+        let sorts_a_few = name.starts_with("search/") || name == "messages/search";
         assert!(sorts_a_few || !plan.contains("Sort"), "{name}:\n{plan}");
     }
 }

@@ -1,0 +1,7 @@
+-- What was posted in a span of time.
+SELECT m.id, m.session_id, m.seq, m.role, m.user_id, m.sender, m.content, m.client_id, m.metadata::text, m.timestamp,
+    m.revision, m.edited_at, m.deleted_at
+FROM messages m
+WHERE m.tenant_id = (SELECT tertulia_tenant_id()) AND m.session_id = $1 AND m.timestamp >= $2 AND m.timestamp < $3
+ORDER BY m.timestamp
+LIMIT $4

@@ -1,0 +1,7 @@
+-- Messages of all sessions, newest first.
+SELECT m.id, m.session_id, m.seq, m.role, m.user_id, m.sender, m.content, m.client_id, m.metadata::text, m.timestamp,
+    m.revision, m.edited_at, m.deleted_at
+FROM messages m
+WHERE m.tenant_id = (SELECT tertulia_tenant_id()) AND (m.timestamp, m.id) < ($1, $2)
+ORDER BY m.timestamp DESC, m.id DESC
+LIMIT $3

@@ -1,0 +1,7 @@
+-- What was edited or deleted past a revision, in this order, for who knows the session up to there.
+SELECT m.id, m.session_id, m.seq, m.role, m.user_id, m.sender, m.content, m.client_id, m.metadata::text, m.timestamp,
+    m.revision, m.edited_at, m.deleted_at
+FROM messages m
+WHERE m.tenant_id = (SELECT tertulia_tenant_id()) AND m.session_id = $1 AND m.revision > $2 AND m.revision > 0
+ORDER BY m.revision
+LIMIT $3
