@@ -19,8 +19,8 @@ MODES = ("semantic", "keyword", "hybrid")
 
 def main() -> None:
     results, picture = Path(sys.argv[1]), Path(sys.argv[2])
-    print("| chunks | semantic p50 / p99 µs | recall@10 | keyword p50 / p99 µs | hybrid p50 / p99 µs | bytes/chunk (text of them) | build s |")
-    print("|---|---|---|---|---|---|---|")
+    print("| chunks | semantic p50 / p99 µs | recall@10 | keyword p50 / p99 µs | hybrid p50 / p99 µs | bytes/chunk (text of them) | build s | restore ms |")
+    print("|---|---|---|---|---|---|---|---|")
     rows = []
     for line in sys.stdin:
         row = json.loads(line)
@@ -29,7 +29,8 @@ def main() -> None:
         made = "" if row["real"] == row["chunks"] else " *"
         print(
             f"| {row['chunks']:,}{made} | {times['semantic']} | {row['semantic_recall_at_10']:.4f} | {times['keyword']} "
-            f"| {times['hybrid']} | {row['bytes_per_chunk']:,.0f} ({row['content_bytes_per_chunk']:,.0f}) | {row['build_s']:,.1f} |",
+            f"| {times['hybrid']} | {row['bytes_per_chunk']:,.0f} ({row['content_bytes_per_chunk']:,.0f}) | {row['build_s']:,.1f} "
+            f"| {row['restore_ms']:,.0f} |",
             flush=True,
         )
     if not rows:

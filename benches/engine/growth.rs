@@ -12,7 +12,7 @@ use std::{
 use anyhow::ensure;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use serde_json::json;
-use tertulia_index::{Batch, Chunk, Mode};
+use tertulia_index::{Batch, Chunk, Index, Mode};
 
 use crate::{
     chunk,
@@ -63,6 +63,7 @@ pub(crate) fn run(rows: usize) -> anyhow::Result<()> {
         }
         let begun = Instant::now();
         while index.maintain() {}
+        index.compact();
         build += begun.elapsed();
 
         let mut row = json!({
@@ -92,6 +93,12 @@ pub(crate) fn run(rows: usize) -> anyhow::Result<()> {
             right += count_right(&plain, embedding, &found.collect::<Vec<_>>());
         }
         row["semantic_recall_at_10"] = (right as f64 / (CHECKED.min(questions.len()) * TOP_K) as f64).into();
+        let folder = tempfile::tempdir()?;
+        index.snapshot(folder.path())?;
+        let begun = Instant::now();
+        let restored = Index::restore(folder.path(), index.settings())?;
+        row["restore_ms"] = (begun.elapsed().as_secs_f64() * 1e3).into();
+        ensure!(restored.len() == size, "{} of {size} chunks came back", restored.len());
         println!("{row}");
         std::io::stdout().flush()?;
     }

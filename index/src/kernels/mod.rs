@@ -313,6 +313,11 @@ pub(crate) fn squares(codes: &[i8], fine: &[i8]) -> (f64, f64) {
 /// Writes to `maxima` the highest of each [`BLOCK`] of `values`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx2", "x86_64+avx2", "aarch64+neon"))]
 pub(crate) fn maxima_of(values: &[f32], maxima: &mut [f32]) {
+    maxima_of_any(values, maxima);
+}
+
+#[inline(always)]
+fn maxima_of_any(values: &[f32], maxima: &mut [f32]) {
     for (maximum, block) in maxima.iter_mut().zip(values.chunks(BLOCK)) {
         *maximum = highest(block);
     }
@@ -321,34 +326,42 @@ pub(crate) fn maxima_of(values: &[f32], maxima: &mut [f32]) {
 /// Calls `found` with the place and the value of each of `values` that is at least `threshold`. Looks only at blocks whose
 /// entry of `maxima`, at least the highest of each [`BLOCK`] of values, is.
 pub(crate) fn each_at_least(values: &[f32], maxima: &[f32], threshold: f32, mut found: impl FnMut(u32, f32)) {
-    for (block, (&maximum, values)) in maxima.iter().zip(values.chunks(BLOCK)).enumerate() {
-        if maximum < threshold {
-            continue;
-        }
-        let mut are = [0_u8; BLOCK];
-        are_at_least(values, threshold, &mut are);
-        // Eight of them at once: few are.
-        for (eight, first) in are.as_chunks::<8>().0.iter().zip((0..).step_by(8)) {
-            let mut eight = u64::from_le_bytes(*eight);
-            while eight != 0 {
-                let at = first + eight.trailing_zeros() as usize / 8;
-                eight &= eight - 1;
-                found((block * BLOCK + at) as u32, values[at]);
-            }
+    let mut blocks = Vec::new();
+    find_at_least(values, maxima, threshold, &mut blocks);
+    for (first, mut which) in blocks {
+        while which != 0 {
+            let at = first + which.trailing_zeros();
+            which &= which - 1;
+            found(at, values[at as usize]);
         }
     }
 }
 
-/// Writes for each of `scores` 1 if it is at least `threshold`, 0 if not.
+/// Appends to `blocks`, for each block of `values` with some that are at least `threshold`, where it starts and a bit for each
+/// of them; see [`each_at_least`].
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2", "x86_64+avx2", "aarch64+neon"))]
-fn are_at_least(scores: &[f32], threshold: f32, are: &mut [u8]) {
-    are_at_least_any(scores, threshold, are);
+fn find_at_least(values: &[f32], maxima: &[f32], threshold: f32, blocks: &mut Vec<(u32, u64)>) {
+    find_at_least_any(values, maxima, threshold, blocks);
 }
 
 #[inline(always)]
-fn are_at_least_any(scores: &[f32], threshold: f32, are: &mut [u8]) {
-    for (score, is) in scores.iter().zip(are) {
-        *is = u8::from(*score >= threshold);
+fn find_at_least_any(values: &[f32], maxima: &[f32], threshold: f32, blocks: &mut Vec<(u32, u64)>) {
+    for ((&maximum, values), first) in maxima.iter().zip(values.chunks(BLOCK)).zip((0..).step_by(BLOCK)) {
+        if maximum < threshold {
+            continue;
+        }
+        let mut are = [0_u8; BLOCK];
+        match <&[f32; BLOCK]>::try_from(values) {
+            // A length that the compiler knows.
+            Ok(values) => are.iter_mut().zip(values).for_each(|(is, value)| *is = u8::from(*value >= threshold)),
+            Err(_) => are.iter_mut().zip(values).for_each(|(is, value)| *is = u8::from(*value >= threshold)),
+        }
+        let mut which = 0;
+        for (eight, bit) in are.as_chunks::<8>().0.iter().zip((0..).step_by(8)) {
+            // Eight bytes of 0 or 1 become eight bits: each byte is moved to one of the highest, and nothing else gets there.
+            which |= u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56 << bit;
+        }
+        blocks.push((first, which));
     }
 }
 
@@ -369,6 +382,11 @@ pub(crate) fn add_saturated(
     slope: f32,
     scores: &mut [f32],
 ) {
+    add_saturated_any(frequencies, lengths, weight, base, slope, scores);
+}
+
+#[inline(always)]
+fn add_saturated_any(frequencies: &[u8], lengths: &[u32], weight: f32, base: f32, slope: f32, scores: &mut [f32]) {
     for ((score, &frequency), &length) in scores.iter_mut().zip(frequencies).zip(lengths) {
         let frequency = f32::from(frequency);
         *score += weight * frequency / (frequency + (base + slope * length as f32));
@@ -439,7 +457,7 @@ mod tests {
     use crate::bits::Bits;
 
     /// Everything that the kernels give for one drawn input, as bits.
-    type Outcome = (Vec<u32>, Vec<u32>, u32, Vec<u32>, Vec<u32>, Vec<u32>, Vec<u8>);
+    type Outcome = (Vec<u32>, Vec<u32>, u32, Vec<u32>, Vec<u32>, Vec<u32>, Vec<(u32, u64)>);
 
     fn bits(values: &[f32]) -> Vec<u32> {
         values.iter().map(|value| value.to_bits()).collect()
@@ -502,9 +520,14 @@ mod tests {
                     sum_single_any(&input.left, &input.ids, &mut single);
                     let mut parts: Vec<f32> = (1..=input.postings.len()).map(|length| length as f32).collect();
                     saturate_any(&input.postings, 3.21, 0.3, 0.0123, &mut parts);
-                    let mut are = vec![2; parts.len()];
-                    are_at_least_any(&parts, parts[parts.len() / 2], &mut are);
-                    (bits(&upper), bits(&maxima), dot.to_bits(), bits(&half), bits(&single), bits(&parts), are)
+                    let mut highest = vec![0.0; parts.len().div_ceil(BLOCK)];
+                    maxima_of_any(&parts, &mut highest);
+                    let mut blocks = Vec::new();
+                    find_at_least_any(&parts, &highest, parts[parts.len() / 2], &mut blocks);
+                    let lengths: Vec<u32> = (1..=parts.len() as u32).collect();
+                    let frequencies: Vec<u8> = input.postings.iter().map(|posting| *posting as u8).collect();
+                    add_saturated_any(&frequencies, &lengths, 3.21, 0.3, 0.0123, &mut parts);
+                    (bits(&upper), bits(&maxima), dot.to_bits(), bits(&half), bits(&single), bits(&parts), blocks)
                 }
             }
         };
@@ -570,6 +593,22 @@ mod tests {
             let half = f16::from_bits(bits);
             if half.is_finite() {
                 assert_eq!(widen(bits).to_bits(), half.to_f32().to_bits(), "{bits:#06x}");
+            }
+        }
+    }
+
+    #[test]
+    fn those_that_are_at_least_a_threshold_are_found() {
+        let rng = &mut StdRng::seed_from_u64(9);
+        for len in [0, 1, 63, 64, 65, 1_000_usize] {
+            let values: Vec<f32> = (0..len).map(|_| rng.random_range(-1.0..1.0)).collect();
+            let mut maxima = vec![0.0; len.div_ceil(BLOCK)];
+            maxima_of(&values, &mut maxima);
+            for threshold in [-2.0, 0.0, 0.9, values.get(len / 2).copied().unwrap_or(1.0), 2.0] {
+                let mut found = Vec::new();
+                each_at_least(&values, &maxima, threshold, |at, value| found.push((at, value)));
+                let expected = (0..).zip(values.iter().copied()).filter(|(_, value)| *value >= threshold);
+                assert_eq!(found, expected.collect::<Vec<(u32, f32)>>(), "{threshold} of {len}");
             }
         }
     }
