@@ -105,16 +105,17 @@ pub(crate) fn run(rows: usize, dimensions: Option<usize>) -> anyhow::Result<()> 
 fn watch(index: &Index, set: &Set) -> anyhow::Result<usize> {
     let mut widened = 0;
     loop {
-        let before = widened;
+        let (before, mut is_told) = (widened, false);
         for question in &set.others {
-            let Some(sample) = index.watch_recall(&query(Mode::Semantic, "", question, TOP_K))? else { continue };
-            for (recall, breadth) in sample.widened {
+            let Some(watch) = index.watch_graphs(&query(Mode::Semantic, "", question, TOP_K))? else { continue };
+            is_told |= watch.wanted > 0;
+            for (recall, breadth) in watch.widened {
                 println!("recall@10 of other questions {recall:.4}: searched with {breadth} candidates from now on");
                 widened += 1;
             }
-            if sample.let_go > 0 {
-                println!("the graph finds too little, and was let go");
-            }
+        }
+        if !is_told {
+            println!("the graph is of no use, and was let go");
         }
         if widened == before {
             return Ok(widened);

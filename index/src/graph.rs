@@ -11,8 +11,7 @@
 //! How many candidates a walk keeps is found out: as many as it takes to find enough of what a scan finds, first by a sample
 //! when the graph is built, then by searches that are repeated (`watch` in `search`), since questions are not as rows are.
 //!
-//! It fails soft: where a walk would have to be so wide that a scan is as quick, the graph is built once more with a greater
-//! effort; where that is no better, or usearch refuses, the segment is scanned.
+//! It fails soft: where usearch refuses, or a walk would have to be so wide that a scan is as quick, the segment is scanned.
 
 use std::{
     cell::Cell,
@@ -34,34 +33,10 @@ use crate::{
     vectors::{self, Vectors, VectorsView, Visited},
 };
 
-/// What a graph is built with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Effort {
-    /// Enough for nearly all.
-    Usual,
-    /// For a segment whose graph of the usual effort finds too little: about three times the time to build, and half as much
-    /// memory more.
-    Greater,
-}
-
-impl Effort {
-    /// Neighbours of a row (M in the paper); twice as many on the lowest level.
-    fn connectivity(self) -> usize {
-        match self {
-            Self::Usual => 16,
-            Self::Greater => 32,
-        }
-    }
-
-    /// Candidates that are kept while a row's neighbours are looked for (efConstruction).
-    fn expansion_add(self) -> usize {
-        match self {
-            Self::Usual => 128,
-            Self::Greater => 384,
-        }
-    }
-}
-
+/// Neighbours of a row (M in the paper); twice as many on the lowest level.
+const CONNECTIVITY: usize = 16;
+/// Candidates that are kept while a row's neighbours are looked for (efConstruction).
+const EXPANSION_ADD: usize = 128;
 /// Candidates that a search keeps at first (ef); all of them are scored in f32. Of 500,000 rows 0.98 of the ten nearest to a
 /// question are found so.
 const EXPANSION_SEARCH: usize = 320;
@@ -161,10 +136,10 @@ pub(crate) fn is_due(way: VectorSearch, rows: usize, dimensions: usize) -> bool 
     }
 }
 
-/// Bytes that a graph of so many rows takes, about: codes, neighbours on the lowest level and, for one row in as many as it has
-/// neighbours, on higher ones, and what finds them.
-pub(crate) fn bytes_estimate(rows: usize, dimensions: usize, effort: Effort) -> usize {
-    rows.saturating_mul(dimensions + effort.connectivity() * 2 * 4 + ROW_BYTES).saturating_add(LEAST_BYTES)
+/// Bytes that a graph of so many rows takes, about: codes, neighbours on the lowest level and, for one row in `CONNECTIVITY`,
+/// on higher ones, and what finds them.
+pub(crate) fn bytes_estimate(rows: usize, dimensions: usize) -> usize {
+    rows.saturating_mul(dimensions + CONNECTIVITY * 2 * 4 + ROW_BYTES).saturating_add(LEAST_BYTES)
 }
 
 /// What a repeated search led to.
@@ -192,7 +167,6 @@ pub(crate) struct Graph {
     index: usearch::Index,
     rows: usize,
     dimensions: usize,
-    effort: Effort,
     /// Whether it is searched even where a scan may be as quick.
     is_preferred: bool,
     /// Candidates that a search keeps.
@@ -232,13 +206,13 @@ fn refused(error: &impl std::fmt::Display) -> GraphError {
 }
 
 /// An empty graph, with room for so many rows.
-fn empty(rows: usize, dimensions: usize, effort: Effort) -> Result<usearch::Index, GraphError> {
+fn empty(rows: usize, dimensions: usize) -> Result<usearch::Index, GraphError> {
     let options = IndexOptions {
         dimensions,
         metric: MetricKind::IP,
         quantization: ScalarKind::I8,
-        connectivity: effort.connectivity(),
-        expansion_add: effort.expansion_add(),
+        connectivity: CONNECTIVITY,
+        expansion_add: EXPANSION_ADD,
         expansion_search: EXPANSION_SEARCH,
         // Keys are not looked up: each row comes once.
         multi: true,
@@ -251,9 +225,10 @@ fn empty(rows: usize, dimensions: usize, effort: Effort) -> Result<usearch::Inde
 
 impl GraphBuilder {
     /// Begins a graph of all rows of `vectors`.
-    pub(crate) fn start(vectors: &Vectors, way: VectorSearch, effort: Effort) -> Result<Self, GraphError> {
-        let index = empty(vectors.len(), vectors.dimensions(), effort)?;
-        let graph = Graph::new(index, vectors, way, effort, EXPANSION_SEARCH);
+    pub(crate) fn start(vectors: &Vectors, way: VectorSearch) -> Result<Self, GraphError> {
+        let (rows, dimensions) = (vectors.len(), vectors.dimensions());
+        let index = empty(rows, dimensions)?;
+        let graph = Graph::new(index, rows, dimensions, way, EXPANSION_SEARCH);
         Ok(Self { graph, steps: steps_of(vectors), added: 0, codes: Vec::new(), took: Duration::ZERO })
     }
 
@@ -269,11 +244,6 @@ impl GraphBuilder {
         }
         self.took += started.elapsed();
         Ok(self.added == self.graph.rows)
-    }
-
-    /// What it is built with.
-    pub(crate) fn effort(&self) -> Effort {
-        self.graph.effort
     }
 
     /// The graph, if it finds what a search without it finds, as wide as it takes and a scan is not as quick. `vectors`: those
@@ -331,22 +301,16 @@ pub struct GraphBuilt {
 }
 
 impl Graph {
-    fn new(index: usearch::Index, vectors: &Vectors, way: VectorSearch, effort: Effort, breadth: usize) -> Self {
+    fn new(index: usearch::Index, rows: usize, dimensions: usize, way: VectorSearch, breadth: usize) -> Self {
         Self {
             index,
-            rows: vectors.len(),
-            dimensions: vectors.dimensions(),
-            effort,
+            rows,
+            dimensions,
             is_preferred: way == VectorSearch::Graph,
             breadth: AtomicUsize::new(breadth),
             watched: Mutex::default(),
             saved: OnceLock::new(),
         }
-    }
-
-    /// What it was built with.
-    pub(crate) fn effort(&self) -> Effort {
-        self.effort
     }
 
     /// How many candidates a search for `k` rows keeps.
@@ -442,7 +406,7 @@ impl Graph {
     pub(crate) fn file(&self, segment: Seal) -> Result<GraphFile, GraphError> {
         let mut bytes = vec![0; self.index.serialized_length()];
         self.index.save_to_buffer(&mut bytes).map_err(|error| refused(&error))?;
-        let header = header(segment, self.rows, self.dimensions, self.effort);
+        let header = header(segment, self.rows, self.dimensions);
         Ok(GraphFile { header, breadth: vec![self.breadth.load(Relaxed) as u64], bytes })
     }
 
@@ -457,11 +421,9 @@ impl Graph {
     ) -> Result<Self, LoadError> {
         let mut from = SectionReader::open(file, seal)?;
         let (rows, dimensions) = (vectors.len(), vectors.dimensions());
-        let told = from.take::<u64>()?;
-        let effort = [Effort::Usual, Effort::Greater]
-            .into_iter()
-            .find(|effort| told == header(segment, rows, dimensions, *effort))
-            .ok_or(LoadError::Damaged("a graph of another segment or format"))?;
+        if from.take::<u64>()? != header(segment, rows, dimensions) {
+            return Err(LoadError::Damaged("a graph of another segment or format"));
+        }
         let breadth = match from.take::<u64>()?[..] {
             [breadth] if (EXPANSION_SEARCH..=EXPANSION_SEARCH_MAX).contains(&(breadth as usize)) => breadth as usize,
             _ => return Err(LoadError::Damaged("a graph that is searched otherwise")),
@@ -469,14 +431,14 @@ impl Graph {
         let bytes: Vec<u8> = from.take()?;
         from.finish()?;
         let unusable = |_| LoadError::Damaged("no graph that usearch can read");
-        let index = empty(0, dimensions, effort).map_err(unusable)?;
+        let index = empty(0, dimensions).map_err(unusable)?;
         index.load_from_buffer(&bytes).map_err(|error| unusable(refused(&error)))?;
         let is_whole =
             (index.size(), index.dimensions(), index.expansion_search()) == (rows, dimensions, EXPANSION_SEARCH);
         if !is_whole {
             return Err(LoadError::Damaged("a graph of another size"));
         }
-        let graph = Self::new(index, vectors, way, effort, breadth);
+        let graph = Self::new(index, rows, dimensions, way, breadth);
         graph.set_saved(Some(seal));
         Ok(graph)
     }
@@ -502,8 +464,8 @@ impl GraphFile {
 
 /// The first section of a graph's file: format, the segment that the graph is of, and what it is built with. The segment's
 /// seal stands for its rows, and so for their encoder.
-fn header(segment: Seal, rows: usize, dimensions: usize, effort: Effort) -> Vec<u64> {
-    let numbers = [rows, dimensions, effort.connectivity(), effort.expansion_add()].map(|number| number as u64);
+fn header(segment: Seal, rows: usize, dimensions: usize) -> Vec<u64> {
+    let numbers = [rows, dimensions, CONNECTIVITY, EXPANSION_ADD].map(|number| number as u64);
     [FORMAT, segment.hash as u64, (segment.hash >> 64) as u64, segment.bytes].into_iter().chain(numbers).collect()
 }
 
@@ -559,7 +521,7 @@ mod tests {
 
     fn built(rows: &[Vec<f32>], ids: &[[u8; 16]]) -> Result<Vectors, GraphError> {
         let vectors = Vectors::build(DIMENSIONS, &rows.concat()).unwrap();
-        let mut builder = GraphBuilder::start(&vectors, VectorSearch::Graph, Effort::Usual)?;
+        let mut builder = GraphBuilder::start(&vectors, VectorSearch::Graph)?;
         while !builder.add_rows(&vectors, Duration::from_millis(1))? {}
         let (graph, built) = builder.finish(&vectors, ids)?;
         assert!(built.recall >= RECALL_MIN && built.rows == rows.len() && built.memory_bytes > 0);

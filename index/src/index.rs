@@ -23,8 +23,8 @@ use crate::{
     analyze::Analyzer,
     bits::Bits,
     chunk::{Batch, Chunk},
-    graph::{self, Effort, GraphBuilder, GraphBuilt, GraphError, VectorSearch},
-    search::{self, Answer, Query, RecallSample, SearchError},
+    graph::{self, GraphBuilder, GraphBuilt, GraphError, VectorSearch},
+    search::{self, Answer, GraphWatch, Query, SearchError},
     segment::{Segment, unit},
     snapshot::{self, RestoreError, SnapshotError},
     words::{DOCS_MAX, WordsLive},
@@ -112,7 +112,7 @@ pub enum GraphStep {
     Unfinished,
     /// A graph is done, and searches take it.
     Built(GraphBuilt),
-    /// A segment does not get this graph and is scanned; the text says why, and whether another is tried.
+    /// A segment gets no graph and is scanned; the text says why.
     Refused(String),
     /// One that is due would take so much memory, and there is no room.
     NoRoom {
@@ -363,27 +363,25 @@ impl Index {
                 };
                 let due = view.parts.iter().filter(is_due).max_by_key(|part| part.len());
                 let Some(segment) = due.map(|part| part.segment.clone()) else { return GraphStep::Idle };
-                let effort = segment.vectors.graph_effort();
-                let bytes = graph::bytes_estimate(segment.len(), dimensions, effort);
+                let bytes = graph::bytes_estimate(segment.len(), dimensions);
                 if bytes > room_bytes {
                     return GraphStep::NoRoom { bytes };
                 }
                 self.graph_bytes.store(bytes, Relaxed);
-                match GraphBuilder::start(&segment.vectors, way, effort) {
+                match GraphBuilder::start(&segment.vectors, way) {
                     Ok(builder) => (segment, builder),
-                    Err(error) => return refuse(&segment, effort, &error),
+                    Err(error) => return refuse(&segment, &error),
                 }
             }
         };
         drop(view);
-        let effort = builder.effort();
         match builder.add_rows(&segment.vectors, budget) {
             Ok(false) => {
                 *building = Some((segment, builder));
                 return GraphStep::Unfinished;
             }
             Ok(true) => {}
-            Err(error) => return refuse(&segment, effort, &error),
+            Err(error) => return refuse(&segment, &error),
         }
         match builder.finish(&segment.vectors, segment.payload.ids()) {
             Ok((graph, built)) => {
@@ -391,7 +389,7 @@ impl Index {
                 self.recount();
                 GraphStep::Built(built)
             }
-            Err(error) => refuse(&segment, effort, &error),
+            Err(error) => refuse(&segment, &error),
         }
     }
 
@@ -402,24 +400,23 @@ impl Index {
         self.view.store(Arc::new(View::new(view.version, view.parts.clone())));
     }
 
-    /// Whether searches may miss something of the semantic list: by graphs or by sign codes.
-    pub fn is_approximate(&self) -> bool {
-        self.view.load().parts.iter().any(|part| part.segment.vectors.is_approximate())
+    /// Whether searches may take a graph.
+    pub fn has_graph(&self) -> bool {
+        self.view.load().parts.iter().any(|part| part.segment.vectors.graph().is_some())
     }
 
-    /// Repeats the vectors' part of `query` as it is and exactly, and compares. `None` if it is exact as it is. By what many such
-    /// queries tell, a graph that finds too little is searched wider or, where that is no quicker than a scan, let go: then
-    /// [`Index::build_graphs`] has another to build, of a greater effort, unless this one was. To be called for a sample of
-    /// searches, since it costs more than one: about 5 ns a row of 256.
+    /// Repeats the vectors' part of `query` with and without graphs, and compares. `None` if no graph is taken for it. By what
+    /// many such queries tell, a graph that finds too little is searched wider or, where that is no quicker than a scan, let
+    /// go. To be called for a sample of searches, since it costs more than one.
     ///
     /// # Errors
     /// Those of [`Index::search`].
-    pub fn watch_recall(&self, query: &Query<'_>) -> Result<Option<RecallSample>, SearchError> {
-        let sample = search::watch(&self.settings, &self.view.load(), query)?;
-        if sample.as_ref().is_some_and(|sample| sample.let_go > 0) {
+    pub fn watch_graphs(&self, query: &Query<'_>) -> Result<Option<GraphWatch>, SearchError> {
+        let watch = search::watch(&self.settings, &self.view.load(), query)?;
+        if watch.as_ref().is_some_and(|watch| watch.let_go > 0) {
             self.recount();
         }
-        Ok(sample)
+        Ok(watch)
     }
 
     /// Whether there is a graph that [`Index::snapshot`] has not tried to save.
@@ -525,15 +522,10 @@ impl Part {
     }
 }
 
-/// Settles that a segment gets no graph of that effort.
-fn refuse(segment: &Segment, effort: Effort, error: &GraphError) -> GraphStep {
-    // What usearch refuses once, it refuses again.
-    let effort = if matches!(error, GraphError::Recall { .. }) { effort } else { Effort::Greater };
-    if segment.vectors.give_up_graph(effort) {
-        GraphStep::Refused(format!("{error}; one of a greater effort is built"))
-    } else {
-        GraphStep::Refused(error.to_string())
-    }
+/// Settles that a segment gets no graph.
+fn refuse(segment: &Segment, error: &GraphError) -> GraphStep {
+    segment.vectors.settle_graph(None);
+    GraphStep::Refused(error.to_string())
 }
 
 /// `chunks` in the order of their ids, of several with one id the last, in groups that a segment can hold.
@@ -615,120 +607,4 @@ fn plan_merge(parts: &[Part], chunks_max: usize, idle: impl Fn(&Part) -> bool) -
     }
     by_size.truncate(take);
     by_size.into_iter().cloned().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use rand::rngs::StdRng;
-    use rand::{RngExt, SeedableRng};
-    use serde_json::Map;
-
-    use super::*;
-    use crate::{Fusion, Mode, Options, vectors::Vectors};
-
-    const DIMENSIONS: usize = 32;
-
-    fn random(rng: &mut StdRng) -> Vec<f32> {
-        (0..DIMENSIONS).map(|_| rng.random_range(-1.0..1.0)).collect()
-    }
-
-    fn indexed(rng: &mut StdRng, chunks: u128) -> Index {
-        let index = Index::new(Settings {
-            dimensions: DIMENSIONS,
-            encoder: "random".to_owned(),
-            analyzer: Analyzer::Simple,
-            vectors: VectorSearch::Graph,
-        });
-        let chunk = |number: u128, embedding| Chunk {
-            id: Uuid::from_u128(number),
-            document_id: Uuid::nil(),
-            external_id: String::new(),
-            title: String::new(),
-            source_url: None,
-            heading: String::new(),
-            ordinal: number as u32,
-            content: format!("chunk {number}"),
-            embedding,
-            metadata: Map::new(),
-        };
-        let upserts = (0..chunks).map(|number| chunk(number, random(rng))).collect();
-        index.apply(Batch { version: 1, upserts, deletions: Vec::new() }).unwrap();
-        index
-    }
-
-    /// Builds what graphs are due; the neighbours that each row has in them.
-    fn build(index: &Index) -> Vec<Effort> {
-        loop {
-            match index.build_graphs(Duration::from_secs(1), usize::MAX) {
-                GraphStep::Idle => break,
-                GraphStep::Unfinished | GraphStep::Built(_) => {}
-                step => panic!("{step:?}"),
-            }
-        }
-        index
-            .view
-            .load()
-            .parts
-            .iter()
-            .filter_map(|part| part.segment.vectors.graph())
-            .map(|graph| graph.effort())
-            .collect()
-    }
-
-    /// Repeats searches until a graph is let go: how often it was widened before, and whether another is to be built.
-    fn until_let_go(index: &Index, rng: &mut StdRng) -> (usize, bool) {
-        let mut widened = 0;
-        loop {
-            let embedding = random(rng);
-            let query = Query {
-                text: "",
-                embedding: Some(&embedding),
-                top_k: 10,
-                mode: Mode::Semantic,
-                prefix: false,
-                filter: None,
-                fusion: Fusion::default(),
-                options: Options::default(),
-                explain: false,
-            };
-            let sample = index.watch_recall(&query).unwrap().unwrap();
-            widened += sample.widened.len();
-            if sample.let_go > 0 {
-                return (widened, sample.to_rebuild > 0);
-            }
-        }
-    }
-
-    /// Puts a graph of other rows behind the only segment, so that what it names is near to nothing.
-    fn spoil(index: &Index, rng: &mut StdRng, effort: Effort) {
-        let rows = index.len();
-        let others: Vec<f32> = (0..rows).flat_map(|_| unit(&random(rng)).unwrap()).collect();
-        let others = Vectors::build(DIMENSIONS, &others).unwrap();
-        let mut builder = GraphBuilder::start(&others, VectorSearch::Graph, effort).unwrap();
-        while !builder.add_rows(&others, Duration::from_secs(1)).unwrap() {}
-        let (graph, _) = builder.finish(&others, &vec![[0; 16]; rows]).unwrap();
-        index.view.load().parts[0].segment.vectors.settle_graph(Some(graph));
-    }
-
-    #[test]
-    fn a_graph_that_finds_too_little_is_built_once_more_and_then_never() {
-        let rng = &mut StdRng::seed_from_u64(1);
-        // Many enough that the widest walk does not see all of them.
-        let index = indexed(rng, 12_000);
-        spoil(&index, rng, Effort::Usual);
-        let (widened, is_rebuilt) = until_let_go(&index, rng);
-        assert!(widened > 0 && is_rebuilt);
-        assert_eq!(build(&index), [Effort::Greater]);
-        let measured = search::measure_recall(&index.view.load());
-        assert!(measured.all.share().unwrap() >= 0.98 && measured.filtered.share().unwrap() >= 0.98, "{measured:?}");
-
-        spoil(&index, rng, Effort::Greater);
-        let measured = search::measure_recall(&index.view.load());
-        assert!(measured.all.share().unwrap() < 0.98, "{measured:?}");
-        let (_, is_rebuilt) = until_let_go(&index, rng);
-        assert!(!is_rebuilt);
-        assert_eq!(build(&index), []);
-        let measured = search::measure_recall(&index.view.load());
-        assert!(measured.all.share().unwrap() >= 0.98, "{measured:?}");
-    }
 }

@@ -41,9 +41,8 @@ pub use highlight::Highlighter;
 pub use index::{ApplyError, GraphStep, Index, Settings};
 pub use question::{CONDITIONS_MAX, Question};
 pub use search::{
-    Answer, AnswerExplain, FilterExplain, FusionExplain, Hit, HitExplain, KeywordExplain, LIST_LEN_MIN, ListPlace,
-    MeasuredRecall, Mode, Neighbour, Query, Recall, RecallSample, SearchError, SegmentExplain, SemanticExplain,
-    Timings,
+    Answer, AnswerExplain, FilterExplain, FusionExplain, GraphWatch, Hit, HitExplain, KeywordExplain, LIST_LEN_MIN,
+    ListPlace, Mode, Neighbour, Query, SearchError, SegmentExplain, SemanticExplain, Timings,
 };
-pub use snapshot::{RestoreError, SnapshotError, measure_snapshot, verify_snapshot};
+pub use snapshot::{RestoreError, SnapshotError, verify_snapshot};
 pub use vectors::VectorWay;

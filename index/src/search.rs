@@ -33,8 +33,6 @@ use crate::{
 pub const LIST_LEN_MIN: usize = 20;
 /// Hits that a repeated search looks for.
 const WATCHED_TOP_K: usize = 10;
-/// Searches by which recall is measured on demand.
-const MEASURED_QUESTIONS: usize = 200;
 /// Most keys that an error lists.
 const KNOWN_KEYS_MAX: usize = 20;
 
@@ -413,50 +411,21 @@ pub(crate) fn search(settings: &Settings, view: &View, query: &Query<'_>) -> Res
     Ok(Answer { version: view.version, hits, timings, explain })
 }
 
-/// What a repeated search told; see [`crate::Index::watch_recall`].
+/// What a repeated search told; see [`crate::Index::watch_graphs`].
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct RecallSample {
-    /// Of the rows that an exact search finds, ten at most, those that the search as it is finds too.
-    pub recall: Recall,
+pub struct GraphWatch {
+    /// Rows that a scan found in segments for which a graph was taken: up to ten.
+    pub wanted: usize,
+    /// Those of them that the graphs found too.
+    pub found: usize,
     /// The recall of graphs that are searched wider from now on, each with the number of candidates that it is to keep.
     pub widened: Vec<(f64, usize)>,
     /// Graphs that were let go.
     pub let_go: usize,
-    /// Those of them in whose place another is to be built.
-    pub to_rebuild: usize,
 }
 
-/// How much of what is to be found is found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Recall {
-    /// Rows that an exact search finds.
-    pub wanted: u64,
-    /// Those of them that were found.
-    pub found: u64,
-}
-
-impl Recall {
-    /// 0 to 1; none if nothing was wanted.
-    pub fn share(self) -> Option<f64> {
-        (self.wanted > 0).then(|| self.found as f64 / self.wanted as f64)
-    }
-
-    /// Takes in what was wanted and found once more.
-    pub fn add(&mut self, other: Self) {
-        self.wanted += other.wanted;
-        self.found += other.found;
-    }
-
-    /// What `found`, the same search as it is, has of `exact`. By score, since of rows that are alike any will do.
-    fn of(exact: &[Candidate], found: &[Candidate]) -> Self {
-        let Some(last) = exact.last() else { return Self::default() };
-        let found = found.iter().filter(|place| place.score >= last.score).count().min(exact.len());
-        Self { wanted: exact.len() as u64, found: found as u64 }
-    }
-}
-
-/// Repeats the vectors' part of `query` as it is and exactly.
-pub(crate) fn watch(settings: &Settings, view: &View, query: &Query<'_>) -> Result<Option<RecallSample>, SearchError> {
+/// Repeats the vectors' part of `query` with and without graphs.
+pub(crate) fn watch(settings: &Settings, view: &View, query: &Query<'_>) -> Result<Option<GraphWatch>, SearchError> {
     if query.mode == Mode::Keyword {
         return Ok(None);
     }
@@ -465,74 +434,30 @@ pub(crate) fn watch(settings: &Settings, view: &View, query: &Query<'_>) -> Resu
     let views = vectors_of(view, &live_of(view, kept.as_deref()));
     let mut visited = Visited::default();
     let found = vectors::search(&views, &embedding, WATCHED_TOP_K, &mut visited);
-    if visited.ways.iter().all(|way| *way == VectorWay::Scan) {
+    if !visited.ways.contains(&VectorWay::Graph) {
         return Ok(None);
     }
-    let exact = vectors::search_exactly(&views, &embedding, WATCHED_TOP_K);
-    let mut sample = RecallSample { recall: Recall::of(&exact, &found), ..RecallSample::default() };
-    let Some(last) = exact.last() else { return Ok(Some(sample)) };
+    let scanned = vectors::scan(&views, &embedding, WATCHED_TOP_K);
+    let Some(last) = scanned.last() else { return Ok(None) };
+    let mut watch = GraphWatch::default();
     for (at, (part, way)) in view.parts.iter().zip(&visited.ways).enumerate() {
         let Some(graph) = part.segment.vectors.graph().filter(|_| *way == VectorWay::Graph) else { continue };
         let here = |place: &&Candidate| place.segment as usize == at;
-        let wanted = exact.iter().filter(here).count();
+        let wanted = scanned.iter().filter(here).count();
+        // By score, since of rows that are alike any will do.
         let found = found.iter().filter(here).filter(|place| place.score >= last.score).count().min(wanted);
+        watch.wanted += wanted;
+        watch.found += found;
         match graph.note_recall(wanted, found) {
             Watched::Enough => {}
-            Watched::Widened { recall, breadth } => sample.widened.push((recall, breadth)),
+            Watched::Widened { recall, breadth } => watch.widened.push((recall, breadth)),
             Watched::TooLittle => {
-                sample.let_go += 1;
-                sample.to_rebuild += usize::from(part.segment.vectors.give_up_graph(graph.effort()));
+                part.segment.vectors.settle_graph(None);
+                watch.let_go += 1;
             }
         }
     }
-    Ok(Some(sample))
-}
-
-/// How much of the ten nearest rows searches find that are made up for it: all rows, and one row in ten as a filter may leave
-/// them. Each is between two rows that lie far apart in order, as a question is near to several and none of them.
-pub(crate) fn measure_recall(view: &View) -> MeasuredRecall {
-    let mut measured = MeasuredRecall::default();
-    let tenth: Vec<Bits> = view
-        .parts
-        .iter()
-        .map(|part| {
-            let mut kept = Bits::zeros(part.segment.len());
-            (0..part.segment.len() as u32)
-                .filter(|doc| doc % 10 == 3 && part.live().is_none_or(|live| live.get(*doc)))
-                .for_each(|doc| _ = kept.set(doc, true));
-            kept
-        })
-        .collect();
-    let all = vectors_of(view, &live_of(view, None));
-    let filtered = vectors_of(view, &live_of(view, Some(&tenth)));
-    for part in &view.parts {
-        let (vectors, len) = (&part.segment.vectors, part.segment.len());
-        let questions = (MEASURED_QUESTIONS * len / view.len.max(1)).max(1);
-        for at in 0..questions {
-            let (left, right) = (at * len / questions, (at * len / questions + len / 2 + 1) % len);
-            let sum: Vec<f32> = vectors
-                .row(left as u32)
-                .iter()
-                .zip(vectors.row(right as u32))
-                .map(|(left, right)| left + right)
-                .collect();
-            let Some(question) = unit(&sum) else { continue };
-            for (views, recall) in [(&all, &mut measured.all), (&filtered, &mut measured.filtered)] {
-                let found = vectors::search(views, &question, WATCHED_TOP_K, &mut Visited::default());
-                recall.add(Recall::of(&vectors::search_exactly(views, &question, WATCHED_TOP_K), &found));
-            }
-        }
-    }
-    measured
-}
-
-/// What [`crate::measure_snapshot`] found out.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct MeasuredRecall {
-    /// Of searches without a filter.
-    pub all: Recall,
-    /// Of searches with a filter that keeps one chunk in ten.
-    pub filtered: Recall,
+    Ok(Some(watch))
 }
 
 /// A query, and what it is asked of.

@@ -28,7 +28,6 @@ use crate::{
     analyze::ANALYZER_VERSION,
     graph::{Graph, VectorSearch},
     index::{Part, Settings, View},
-    search::{self, MeasuredRecall},
     sections::{LoadError, Seal},
     segment::Segment,
 };
@@ -352,15 +351,6 @@ fn restore_error(path: &Path, error: LoadError) -> RestoreError {
         }
         LoadError::Io(source) => RestoreError::Unreadable { path, source },
     }
-}
-
-/// Checks the snapshot in `folder` as [`verify_snapshot`] does, and compares some hundred searches of it with exact ones. About
-/// 1 ms for each 1,000 chunks of 256 dimensions.
-///
-/// # Errors
-/// Those of [`crate::Index::restore`].
-pub fn measure_snapshot(folder: &Path) -> Result<MeasuredRecall, RestoreError> {
-    load(folder, None).map(|view| search::measure_recall(&view))
 }
 
 /// Checks the snapshot in `folder` as [`crate::Index::restore`] would, under whatever settings it was saved.

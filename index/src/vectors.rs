@@ -31,7 +31,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::bits::{Best, Bits, Candidate};
-use crate::graph::{Effort, Graph};
+use crate::graph::Graph;
 use crate::kernels::{self, BLOCK, CODE_LANES, RowScales, ScanQuery};
 use crate::sections::{LoadError, SectionReader, SectionWriter};
 use crate::signs::{SignScratch, Signs};
@@ -63,8 +63,6 @@ pub(crate) struct Vectors {
     graph: ArcSwapOption<Graph>,
     /// Whether it was found out if there is one.
     is_graph_settled: AtomicBool,
-    /// Whether a graph of the usual effort found too little.
-    needs_better_graph: AtomicBool,
 }
 
 /// Rows that are no vectors of the index.
@@ -146,7 +144,6 @@ impl Vectors {
             length_max,
             graph: ArcSwapOption::empty(),
             is_graph_settled: AtomicBool::new(false),
-            needs_better_graph: AtomicBool::new(false),
         }
     }
 
@@ -158,11 +155,6 @@ impl Vectors {
     /// Components of a row.
     pub(crate) fn dimensions(&self) -> usize {
         self.dimensions
-    }
-
-    /// Whether searches may miss a row.
-    pub(crate) fn is_approximate(&self) -> bool {
-        self.signs.is_some() || self.graph.load().is_some()
     }
 
     /// The graph that searches may take, if there is one.
@@ -179,21 +171,6 @@ impl Vectors {
     pub(crate) fn settle_graph(&self, graph: Option<Graph>) {
         self.graph.store(graph.map(Arc::new));
         self.is_graph_settled.store(true, Release);
-    }
-
-    /// What a graph of these rows is to be built with.
-    pub(crate) fn graph_effort(&self) -> Effort {
-        if self.needs_better_graph.load(Acquire) { Effort::Greater } else { Effort::Usual }
-    }
-
-    /// Lets go a graph of that effort that finds too little; true if one of a greater effort is to be built in its place, false if
-    /// there is to be none.
-    pub(crate) fn give_up_graph(&self, effort: Effort) -> bool {
-        let is_retried = effort == Effort::Usual;
-        self.needs_better_graph.store(is_retried, Release);
-        self.graph.store(None);
-        self.is_graph_settled.store(!is_retried, Release);
-        is_retried
     }
 
     /// The product of a row with `query`.
@@ -380,12 +357,12 @@ thread_local! {
 /// `query`: `[dimensions]`, finite; at unit length, with rows of unit length, scores are cosines, -1 to 1.
 /// Blocks the calling thread for about 5 ns a row of 256 by 8-bit codes, 1.5 ns by sign codes.
 pub(crate) fn search(segments: &[VectorsView<'_>], query: &[f32], k: usize, visited: &mut Visited) -> Vec<Candidate> {
-    SCRATCH.with_borrow_mut(|scratch| search_with(scratch, segments, query, k, false, visited))
+    SCRATCH.with_borrow_mut(|scratch| search_with(scratch, segments, query, k, true, visited))
 }
 
-/// As [`search`], but without graphs and sign codes: exactly what scoring every row in f32 gives.
-pub(crate) fn search_exactly(segments: &[VectorsView<'_>], query: &[f32], k: usize) -> Vec<Candidate> {
-    SCRATCH.with_borrow_mut(|scratch| search_with(scratch, segments, query, k, true, &mut Visited::default()))
+/// As [`search`], without graphs.
+pub(crate) fn scan(segments: &[VectorsView<'_>], query: &[f32], k: usize) -> Vec<Candidate> {
+    SCRATCH.with_borrow_mut(|scratch| search_with(scratch, segments, query, k, false, &mut Visited::default()))
 }
 
 fn search_with(
@@ -393,7 +370,7 @@ fn search_with(
     segments: &[VectorsView<'_>],
     query: &[f32],
     k: usize,
-    is_exact: bool,
+    by_graphs: bool,
     visited: &mut Visited,
 ) -> Vec<Candidate> {
     if k == 0 {
@@ -403,7 +380,7 @@ fn search_with(
     let mut best = Best::new(k);
     let mut ways = Vec::with_capacity(segments.len());
     for (at, segment) in segments.iter().enumerate() {
-        let way = match (!is_exact).then(|| segment.walk(query, k)).flatten() {
+        let way = match by_graphs.then(|| segment.walk(query, k)).flatten() {
             Some(docs) => {
                 visited.walked += docs.len() as u64;
                 visited.rescored += docs.len() as u64;
@@ -413,7 +390,7 @@ fn search_with(
                 }
                 VectorWay::Graph
             }
-            None if !is_exact && segment.signs().is_some() => VectorWay::Estimate,
+            None if segment.signs().is_some() => VectorWay::Estimate,
             None => VectorWay::Scan,
         };
         ways.push(way);

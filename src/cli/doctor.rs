@@ -7,7 +7,7 @@ use std::{io::Write as _, process::ExitCode};
 
 use clap::Args;
 use serde_json::json;
-use tertulia_index::{Encoder, MeasuredRecall, Recall};
+use tertulia_index::Encoder;
 
 use super::{Environment, SettingsArgs, operator::block_on};
 use crate::{
@@ -15,9 +15,6 @@ use crate::{
     knowledge::snapshots::Snapshots,
     store::{self, embedded},
 };
-
-/// Share of the ten nearest chunks that must be found.
-const RECALL_MIN: f64 = 0.98;
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
@@ -44,7 +41,7 @@ pub fn run(args: &DoctorArgs, environment: Environment<'_>) -> anyhow::Result<Ex
     let config = args.settings.load(None, environment)?;
     let mut findings = vec![weights(&config)];
     findings.extend(block_on(async { Ok(database(&config).await) })?);
-    findings.extend(snapshots(&config));
+    findings.push(snapshots(&config));
     findings.push(open_files());
     let all_well = findings.iter().all(|finding| finding.is_well);
     let mut out = std::io::stdout().lock();
@@ -126,50 +123,23 @@ async fn ask_database(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// Whether snapshots are sound, and how much of what they hold searches find.
-fn snapshots(config: &Config) -> Vec<Finding> {
+fn snapshots(config: &Config) -> Finding {
     let snapshots = Snapshots::in_data_dir(&config.server.data_dir);
-    let saved = match snapshots.list() {
-        Ok(saved) => saved,
-        Err(error) => return vec![finding("snapshots", Err(format!("cannot be read: {error}")))],
-    };
-    let (mut damaged, mut missed) = (Vec::new(), Vec::new());
-    let mut measured = MeasuredRecall::default();
-    for (key, generation_id) in &saved {
-        let folder = snapshots.folder(*key, *generation_id);
-        match tertulia_index::measure_snapshot(&folder) {
-            Ok(recall) => {
-                let least = [recall.all, recall.filtered].into_iter().filter_map(Recall::share).fold(1.0, f64::min);
-                if least < RECALL_MIN {
-                    missed.push(format!("knowledge base {}: {least:.4}", key.knowledge_base_id));
-                }
-                measured.all.add(recall.all);
-                measured.filtered.add(recall.filtered);
-            }
-            Err(error) => damaged.push(format!("{}: {error}", folder.display())),
+    let outcome = snapshots.list().map_err(|error| format!("cannot be read: {error}")).and_then(|saved| {
+        let damaged: Vec<String> = saved
+            .iter()
+            .map(|(key, generation_id)| snapshots.folder(*key, *generation_id))
+            .filter_map(|folder| {
+                tertulia_index::verify_snapshot(&folder).err().map(|error| format!("{}: {error}", folder.display()))
+            })
+            .collect();
+        if damaged.is_empty() {
+            Ok(format!("{} sound", saved.len()))
+        } else {
+            Err(format!("{}; the server removes them at its next start and builds from Postgres", damaged.join("; ")))
         }
-    }
-    let sound = if damaged.is_empty() {
-        Ok(format!("{} sound", saved.len()))
-    } else {
-        Err(format!("{}; the server removes them at its next start and builds from Postgres", damaged.join("; ")))
-    };
-    let told = match (measured.all.share(), measured.filtered.share()) {
-        (Some(all), None) => format!("{all:.4} of the ten nearest chunks found by searches made up for it"),
-        (Some(all), Some(filtered)) => {
-            format!("{all:.4} of the ten nearest chunks found by searches made up for it, {filtered:.4} under a filter")
-        }
-        (None, _) => "nothing saved yet to measure".to_owned(),
-    };
-    let recall = if missed.is_empty() {
-        Ok(told)
-    } else {
-        Err(format!(
-            "less than {RECALL_MIN} of the ten nearest chunks found in {}; `retrieval.vectors: scan` finds all",
-            missed.join(", ")
-        ))
-    };
-    vec![finding("snapshots", sound), finding("recall", recall)]
+    });
+    finding("snapshots", outcome)
 }
 
 fn open_files() -> Finding {

@@ -1,16 +1,16 @@
-//! What searches miss as they are, by graphs or by sign codes: now and then one is repeated exactly in the background.
+//! What graphs miss in searches as they are: now and then one is repeated in the background without them.
 //!
-//! A graph that finds too little is searched wider by the index itself, or let go and built once more; see `Index::watch_recall`.
+//! A graph that finds too little is searched wider by the index itself, or let go; see `Index::watch_graphs`.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use tertulia_index::{Filter, Fusion, Index, Mode, Options, Query, Recall};
+use tertulia_index::{Filter, Fusion, GraphWatch, Index, Mode, Options, Query};
 use tokio::time::Instant;
 
-use super::{BaseKey, LoadedBases};
+use super::BaseKey;
 use crate::{compute::Compute, tasks::Tasks};
 
 /// Shortest time between two searches that are repeated: each costs the background a scan.
@@ -18,9 +18,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// After so many rows that were to be found, what came before counts half.
 const WANTED_MAX: u64 = 10_000;
 
-/// Repeats a sample of searches, and knows how much of what was to be found they have found lately, in all knowledge bases.
+/// Repeats a sample of searches, and knows how much of what was to be found graphs have found lately, in all knowledge bases.
 pub struct RecallWatch {
-    loaded: Arc<LoadedBases>,
     compute: Arc<Compute>,
     tasks: Tasks,
     state: Arc<Mutex<State>>,
@@ -30,29 +29,28 @@ pub struct RecallWatch {
 struct State {
     /// Since when one may be repeated; at once if `None`.
     due: Option<Instant>,
-    /// Of searches without a filter, and with one.
-    lately: [Recall; 2],
+    wanted: u64,
+    found: u64,
 }
 
 impl RecallWatch {
     /// One that has seen nothing.
-    pub fn new(loaded: Arc<LoadedBases>, compute: Arc<Compute>, tasks: Tasks) -> Self {
-        Self { loaded, compute, tasks, state: Arc::default() }
+    pub fn new(compute: Arc<Compute>, tasks: Tasks) -> Self {
+        Self { compute, tasks, state: Arc::default() }
     }
 
-    /// Takes in that `index` is being searched. If that is due, it is searched once more in the background, as it is
-    /// and exactly.
+    /// Takes in that `index` is being searched. If that is due, it is searched once more in the background, with and without
+    /// its graphs.
     pub fn sample(&self, key: BaseKey, index: &Arc<Index>, embedding: &[f32], filter: Option<&Filter>) {
         // Searches do not wait for each other here.
-        if !index.is_approximate() || !self.state.try_lock().is_ok_and(|mut state| state.is_due()) {
+        if !index.has_graph() || !self.state.try_lock().is_ok_and(|mut state| state.is_due()) {
             return;
         }
-        let (loaded, compute, state) = (self.loaded.clone(), self.compute.clone(), self.state.clone());
+        let (compute, state) = (self.compute.clone(), self.state.clone());
         let (index, embedding, filter) = (index.clone(), embedding.to_vec(), filter.cloned());
-        let is_filtered = filter.is_some();
         self.tasks.spawn(async move {
             let repeated = compute.run_in_background(move || {
-                index.watch_recall(&Query {
+                index.watch_graphs(&Query {
                     text: "",
                     embedding: Some(&embedding),
                     top_k: 1,
@@ -65,28 +63,21 @@ impl RecallWatch {
                 })
             });
             // Where it fails, the search itself failed, and said so.
-            let Ok(Ok(Some(sample))) = repeated.await else { return };
-            state.lock().unwrap_or_else(PoisonError::into_inner).note(sample.recall, is_filtered);
+            let Ok(Ok(Some(watch))) = repeated.await else { return };
+            state.lock().unwrap_or_else(PoisonError::into_inner).note(&watch);
             let knowledge_base_id = key.knowledge_base_id;
-            for (recall, breadth) in &sample.widened {
+            for (recall, breadth) in &watch.widened {
                 tracing::info!(%knowledge_base_id, recall, breadth, "a graph found too little; it is searched wider");
             }
-            if sample.to_rebuild > 0 {
-                tracing::warn!(%knowledge_base_id, "a graph found too little and is built once more, with a greater effort; until then its segment is scanned");
-                if let Some(base) = loaded.find(key) {
-                    base.wake(0);
-                }
-            }
-            if sample.let_go > sample.to_rebuild {
-                tracing::warn!(%knowledge_base_id, "a graph of a greater effort found too little and was let go; its segment is scanned");
+            if watch.let_go > 0 {
+                tracing::warn!(%knowledge_base_id, "a graph found too little and was let go; its segment is scanned");
             }
         });
     }
 
-    /// The share of the ten nearest chunks that searches without a filter have found, 0 to 1, and that of those with one; none
-    /// before one was repeated.
-    pub fn recall_at_10(&self) -> [Option<f64>; 2] {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).lately.map(Recall::share)
+    /// The share of the ten nearest chunks that graphs have found, 0 to 1; none before a search was repeated.
+    pub fn recall_at_10(&self) -> Option<f64> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).recall_at_10()
     }
 }
 
@@ -101,12 +92,17 @@ impl State {
         is_due
     }
 
-    fn note(&mut self, recall: Recall, is_filtered: bool) {
-        let lately = &mut self.lately[usize::from(is_filtered)];
-        lately.add(recall);
-        if lately.wanted > WANTED_MAX {
-            *lately = Recall { wanted: lately.wanted / 2, found: lately.found / 2 };
+    fn note(&mut self, watch: &GraphWatch) {
+        self.wanted += watch.wanted as u64;
+        self.found += watch.found as u64;
+        if self.wanted > WANTED_MAX {
+            self.wanted /= 2;
+            self.found /= 2;
         }
+    }
+
+    fn recall_at_10(&self) -> Option<f64> {
+        (self.wanted > 0).then(|| self.found as f64 / self.wanted as f64)
     }
 }
 
@@ -128,16 +124,14 @@ mod tests {
     #[test]
     fn what_is_told_last_counts_most() {
         let mut watch = State::default();
-        let told = |watch: &State, is_filtered: bool| watch.lately[usize::from(is_filtered)].share();
-        assert_eq!(told(&watch, false), None);
-        let ten = |found| Recall { wanted: 10, found };
-        watch.note(ten(10), false);
-        watch.note(ten(5), false);
-        assert_eq!((told(&watch, false), told(&watch, true)), (Some(0.75), None));
-        (0..100_000).for_each(|_| watch.note(ten(0), true));
-        assert!(told(&watch, true).is_some_and(|recall| recall < 0.001));
-        (0..10_000).for_each(|_| watch.note(ten(10), true));
-        assert!(told(&watch, true).is_some_and(|recall| recall > 0.99));
-        assert_eq!(told(&watch, false), Some(0.75));
+        assert_eq!(watch.recall_at_10(), None);
+        let ten = |found| GraphWatch { wanted: 10, found, ..GraphWatch::default() };
+        watch.note(&ten(10));
+        watch.note(&ten(5));
+        assert_eq!(watch.recall_at_10(), Some(0.75));
+        (0..100_000).for_each(|_| watch.note(&ten(0)));
+        assert!(watch.recall_at_10().is_some_and(|recall| recall < 0.001));
+        (0..10_000).for_each(|_| watch.note(&ten(10)));
+        assert!(watch.recall_at_10().is_some_and(|recall| recall > 0.99));
     }
 }

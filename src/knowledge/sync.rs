@@ -119,11 +119,11 @@ impl Sync {
         config: RetrievalConfig,
     ) -> Arc<Self> {
         let loads = Semaphore::new((store.service_connections_max() / LOADS_SHARE).max(1));
-        let recall = RecallWatch::new(loaded.clone(), compute.clone(), tasks.clone());
+        let recall = RecallWatch::new(compute.clone(), tasks.clone());
         Arc::new(Self { store, loaded, compute, snapshots, tasks, config, loads, poll_all: Notify::new(), recall })
     }
 
-    /// What watches how much searches find.
+    /// What watches the graphs that it builds.
     pub fn recall(&self) -> &RecallWatch {
         &self.recall
     }

@@ -163,22 +163,3 @@ async fn a_load_that_fails_is_told() {
     sql.batch_execute(&set(ones)).await.unwrap();
     until("it is mended", async || (status(&acme, &id).await["status"] == "ready").then_some(())).await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn postgres_says_that_its_nearest_of_many_chunks_are_approximate() {
-    let app = TestApp::start_with(&[("TERTULIA_RETRIEVAL_MEMORY_BYTES_MAX", "120000")]).await;
-    let acme = app.tenant("acme").await;
-    let id = acme.knowledge_base("large").await;
-    acme.put_text(&id, "first", "A text about herons.").await;
-    let search = async |request: Value| acme.search(&id, &request).await["partial"]["reason"].clone();
-    // One chunk more than is compared with each other one.
-    let copies = format!(
-        "INSERT INTO knowledge_chunks (tenant_id, knowledge_base_id, generation_id, document_id, ordinal, heading, content, embedding)
-         SELECT c.tenant_id, c.knowledge_base_id, c.generation_id, c.document_id, n, '', 'text ' || n, c.embedding
-         FROM (SELECT * FROM knowledge_chunks WHERE knowledge_base_id = '{id}') AS c, generate_series(1, 10000) AS n"
-    );
-    connect(&app.database.owner_url()).await.batch_execute(&copies).await.unwrap();
-    until("it fits no longer", async || (status(&acme, &id).await["status"] == "does_not_fit").then_some(())).await;
-    assert_eq!(search(json!({ "query": "herons", "mode": "semantic" })).await, "approximate");
-    assert_eq!(search(json!({ "query": "herons", "mode": "keyword" })).await, Value::Null);
-}
