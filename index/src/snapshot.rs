@@ -105,6 +105,14 @@ struct ManifestSegment {
     /// Its graph, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     graph: Option<ManifestGraph>,
+    /// How many graphs of it found too little.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    failed_graphs: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -119,7 +127,9 @@ pub(crate) fn save(settings: &Settings, view: &View, folder: &Path) -> Result<()
     let mut segments = Vec::with_capacity(view.parts.len());
     for part in &view.parts {
         save_segment(&part.segment, folder)?;
-        segments.push(manifest_segment(part, save_graph(&part.segment, folder)?));
+        // First, so that a graph that is let go meanwhile is seen to be unsaved.
+        let failed_graphs = part.segment.vectors.save_failed_graphs();
+        segments.push(manifest_segment(part, save_graph(&part.segment, folder)?, failed_graphs));
     }
     sync_folder(folder)?;
     let manifest = Manifest {
@@ -141,7 +151,7 @@ pub(crate) fn save(settings: &Settings, view: &View, folder: &Path) -> Result<()
     remove_others(folder, &named)
 }
 
-fn manifest_segment(part: &Part, graph: Option<Seal>) -> ManifestSegment {
+fn manifest_segment(part: &Part, graph: Option<Seal>, failed_graphs: usize) -> ManifestSegment {
     let seal = part.segment.seal();
     let deleted = part.live().map_or_else(Vec::new, |live| {
         let mut dead = live.clone();
@@ -150,7 +160,7 @@ fn manifest_segment(part: &Part, graph: Option<Seal>) -> ManifestSegment {
     });
     let graph = graph.map(|seal| ManifestGraph { file: file_name(GRAPH_PREFIX, seal), bytes: seal.bytes });
     let file = file_name(SEGMENT_PREFIX, seal);
-    ManifestSegment { file, bytes: seal.bytes, chunks: part.segment.len(), deleted, graph }
+    ManifestSegment { file, bytes: seal.bytes, chunks: part.segment.len(), deleted, graph, failed_graphs }
 }
 
 fn file_name(prefix: &str, seal: Seal) -> String {
@@ -300,6 +310,7 @@ fn load_part(
     if !fits {
         return Err(damaged(&manifest, "deletions do not fit their segment"));
     }
+    segment.vectors.set_failed_graphs(entry.failed_graphs);
     if let Some(graph) = &entry.graph {
         let graph_seal = seal_of(GRAPH_PREFIX, &graph.file, graph.bytes).ok_or_else(no_name)?;
         load_graph(&segment, seal, &folder.join(&graph.file), graph_seal, expected)?;
