@@ -745,14 +745,14 @@ fn query_direction(settings: &Settings, embedding: Option<&[f32]>) -> Result<Vec
 }
 
 /// For each part the live documents that the filter keeps; all if `None`.
-fn live_of<'a>(view: &'a View, kept: Option<&'a [Bits]>) -> Vec<Option<&'a Bits>> {
+pub(crate) fn live_of<'a>(view: &'a View, kept: Option<&'a [Bits]>) -> Vec<Option<&'a Bits>> {
     match kept {
         Some(kept) => kept.iter().map(Some).collect(),
         None => view.parts.iter().map(Part::live).collect(),
     }
 }
 
-fn vectors_of<'a>(view: &'a View, live: &[Option<&'a Bits>]) -> Vec<VectorsView<'a>> {
+pub(crate) fn vectors_of<'a>(view: &'a View, live: &[Option<&'a Bits>]) -> Vec<VectorsView<'a>> {
     zip_parts(view, live, |part, live| VectorsView {
         vectors: &part.segment.vectors,
         live,

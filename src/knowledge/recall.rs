@@ -77,8 +77,9 @@ impl RecallWatch {
             for recall in &watch.let_go {
                 tracing::warn!(%knowledge_base_id, recall, "a graph that was built once more found too little; its segment is scanned");
             }
-            if !watch.rebuilt.is_empty() || !watch.let_go.is_empty() {
-                loaded.find(key).inspect(|base| base.wake(0));
+            let is_let_go = !watch.rebuilt.is_empty() || !watch.let_go.is_empty();
+            if is_let_go && let Some(base) = loaded.find(key) {
+                base.wake(0);
             }
         });
     }

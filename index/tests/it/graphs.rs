@@ -349,6 +349,8 @@ fn a_graph_is_saved_once_and_there_after_a_restart() {
     verify_snapshot(folder.path()).expect("sound");
     let written = || fs::metadata(&path).and_then(|file| file.modified()).expect("a time");
     let before = written();
+    let as_saved = Index::restore_as_saved(folder.path(), VectorSearch::Graph).expect("a snapshot");
+    assert_eq!((as_saved.settings(), ways(&as_saved)), (&graph_settings(), vec![(1_100, VectorWay::Graph)]));
     let index = restore(folder.path());
     assert_eq!(ways(&index), [(1_100, VectorWay::Graph)]);
     assert_eq!(build(&index), Vec::<usize>::new());
@@ -377,6 +379,8 @@ fn a_damaged_graph_is_removed_and_built_again() {
     let sound = fs::read(&path).expect("a file");
     let check = |what: &str| {
         assert!(matches!(verify_snapshot(folder.path()), Err(RestoreError::Damaged { .. })), "{what}");
+        let as_saved = Index::restore_as_saved(folder.path(), VectorSearch::Graph);
+        assert!(matches!(as_saved, Err(RestoreError::Damaged { .. })), "{what}");
         let index = restore(folder.path());
         assert_eq!(ways(&index), [(1_100, VectorWay::Scan)], "{what}");
         assert!(!path.exists(), "{what}");
