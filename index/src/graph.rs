@@ -11,7 +11,8 @@
 //! How many candidates a walk keeps is found out: as many as it takes to find enough of what a scan finds, first by a sample
 //! when the graph is built, then by searches that are repeated (`watch` in `search`), since questions are not as rows are.
 //!
-//! It fails soft: where usearch refuses, or a walk would have to be so wide that a scan is as quick, the segment is scanned.
+//! It fails soft: where usearch refuses, the segment is scanned. So it is where a graph finds too little and more candidates
+//! do not help, or make a scan as quick; but then one more graph is built, with more care, see [`Effort`].
 
 use std::{
     cell::Cell,
@@ -33,10 +34,11 @@ use crate::{
     vectors::{self, Vectors, VectorsView, Visited},
 };
 
-/// Neighbours of a row (M in the paper); twice as many on the lowest level.
-const CONNECTIVITY: usize = 16;
-/// Candidates that are kept while a row's neighbours are looked for (efConstruction).
-const EXPANSION_ADD: usize = 128;
+/// A segment's first graph, and the one that is built where the first found too little. There is no third.
+const EFFORTS: [Effort; 2] = [
+    Effort { connectivity: 16, expansion_add: 128, walk_cost: 1.0 },
+    Effort { connectivity: 32, expansion_add: 256, walk_cost: 1.5 },
+];
 /// Candidates that a search keeps at first (ef); all of them are scored in f32. Of 500,000 rows 0.98 of the ten nearest to a
 /// question are found so.
 const EXPANSION_SEARCH: usize = 320;
@@ -56,6 +58,8 @@ const RECALL_MIN: f64 = 0.98;
 const WATCHED_MIN: u32 = 1_000;
 /// After as many, what came before counts half.
 const WATCHED_MAX: u32 = 10_000;
+/// So many times in a row more candidates may find no more: one time may be chance.
+const STALLED_MAX: u32 = 2;
 /// Components of a row that step and clamping are fitted to: all but one in so many are represented.
 const CLAMPED_SHARE: usize = 10_000;
 /// Rows that are looked at for the step.
@@ -68,6 +72,24 @@ const ROW_BYTES: usize = 64;
 const LEAST_BYTES: usize = 16 << 20;
 /// Goes up when what is in a graph's file changes.
 const FORMAT: u64 = 1;
+
+/// What a graph is built with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Effort {
+    /// Neighbours of a row (M in the paper); twice as many on the lowest level.
+    connectivity: usize,
+    /// Candidates that are kept while a row's neighbours are looked for (efConstruction).
+    expansion_add: usize,
+    /// What a walk costs, by what one costs through a graph of the first effort: there are more neighbours to look at.
+    walk_cost: f64,
+}
+
+impl Effort {
+    /// That of a segment's next graph, after so many that found too little; `None` if there is to be none.
+    pub(crate) fn after(failed: usize) -> Option<Self> {
+        EFFORTS.get(failed).copied()
+    }
+}
 
 /// How the vectors of an index are searched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -112,15 +134,15 @@ fn scan_ns(rows: usize, kept: usize, dimensions: usize) -> f64 {
     }
 }
 
-fn candidate_ns(dimensions: usize) -> f64 {
-    CANDIDATE_NS[0] + CANDIDATE_NS[1] * dimensions as f64 / 64.0
+fn candidate_ns(dimensions: usize, effort: Effort) -> f64 {
+    (CANDIDATE_NS[0] + CANDIDATE_NS[1] * dimensions as f64 / 64.0) * effort.walk_cost
 }
 
 /// What a search with a graph costs, about. A filter that keeps one row in ten has ten times as many looked at, but a third
 /// of the time goes to them: what is near is often near what was looked at.
-fn walk_ns(rows: usize, kept: usize, dimensions: usize, candidates: usize) -> f64 {
+fn walk_ns(rows: usize, kept: usize, dimensions: usize, candidates: usize, effort: Effort) -> f64 {
     let filtered = (2.0 + rows as f64 / kept.max(1) as f64) / 3.0;
-    candidates as f64 * candidate_ns(dimensions) * filtered
+    candidates as f64 * candidate_ns(dimensions, effort) * filtered
 }
 
 /// Whether a segment should have a graph, by the one rule: a scan costs so much a row, a walk about the same for any number
@@ -131,15 +153,15 @@ pub(crate) fn is_due(way: VectorSearch, rows: usize, dimensions: usize) -> bool 
         VectorSearch::Scan => false,
         VectorSearch::Graph => rows >= PREFERRED_ROWS_MIN,
         VectorSearch::Auto => {
-            scan_ns(rows, rows, dimensions) > WORTH * walk_ns(rows, rows, dimensions, EXPANSION_EXPECTED)
+            scan_ns(rows, rows, dimensions) > WORTH * walk_ns(rows, rows, dimensions, EXPANSION_EXPECTED, EFFORTS[0])
         }
     }
 }
 
-/// Bytes that a graph of so many rows takes, about: codes, neighbours on the lowest level and, for one row in `CONNECTIVITY`,
+/// Bytes that a graph of so many rows takes, about: codes, neighbours on the lowest level and, for one row in `connectivity`,
 /// on higher ones, and what finds them.
-pub(crate) fn bytes_estimate(rows: usize, dimensions: usize) -> usize {
-    rows.saturating_mul(dimensions + CONNECTIVITY * 2 * 4 + ROW_BYTES).saturating_add(LEAST_BYTES)
+pub(crate) fn bytes_estimate(rows: usize, dimensions: usize, effort: Effort) -> usize {
+    rows.saturating_mul(dimensions + effort.connectivity * 2 * 4 + ROW_BYTES).saturating_add(LEAST_BYTES)
 }
 
 /// What a repeated search led to.
@@ -149,8 +171,21 @@ pub(crate) enum Watched {
     Enough,
     /// Too little was found, so searches keep more candidates from now on.
     Widened { recall: f64, breadth: usize },
-    /// Too little is found, and a search that is wider still is no quicker than a scan.
-    TooLittle,
+    /// Too little is found, and a search that is wider still finds no more, or is no quicker than a scan. Told once.
+    TooLittle { recall: f64 },
+}
+
+/// What repeated searches told of a graph.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Rows that they looked for, and those of them that were found, with as many candidates as are kept now.
+    wanted: u32,
+    found: u32,
+    /// The highest recall with fewer.
+    recall_before: f64,
+    /// How often in a row more candidates found no more.
+    stalled: u32,
+    is_given_up: bool,
 }
 
 /// Why a segment has no graph.
@@ -171,8 +206,8 @@ pub(crate) struct Graph {
     is_preferred: bool,
     /// Candidates that a search keeps.
     breadth: AtomicUsize,
-    /// Rows that repeated searches looked for, and those of them that were found.
-    watched: Mutex<(u32, u32)>,
+    tally: Mutex<Tally>,
+    effort: Effort,
     /// What its file is named by, once it was saved or loaded; `None` in it if it cannot be saved.
     saved: OnceLock<Option<Seal>>,
 }
@@ -206,13 +241,13 @@ fn refused(error: &impl std::fmt::Display) -> GraphError {
 }
 
 /// An empty graph, with room for so many rows.
-fn empty(rows: usize, dimensions: usize) -> Result<usearch::Index, GraphError> {
+fn empty(rows: usize, dimensions: usize, effort: Effort) -> Result<usearch::Index, GraphError> {
     let options = IndexOptions {
         dimensions,
         metric: MetricKind::IP,
         quantization: ScalarKind::I8,
-        connectivity: CONNECTIVITY,
-        expansion_add: EXPANSION_ADD,
+        connectivity: effort.connectivity,
+        expansion_add: effort.expansion_add,
         expansion_search: EXPANSION_SEARCH,
         // Keys are not looked up: each row comes once.
         multi: true,
@@ -225,14 +260,15 @@ fn empty(rows: usize, dimensions: usize) -> Result<usearch::Index, GraphError> {
 
 impl GraphBuilder {
     /// Begins a graph of all rows of `vectors`.
-    pub(crate) fn start(vectors: &Vectors, way: VectorSearch) -> Result<Self, GraphError> {
+    pub(crate) fn start(vectors: &Vectors, way: VectorSearch, effort: Effort) -> Result<Self, GraphError> {
         let (rows, dimensions) = (vectors.len(), vectors.dimensions());
-        let index = empty(rows, dimensions)?;
-        let graph = Graph::new(index, rows, dimensions, way, EXPANSION_SEARCH);
+        let index = empty(rows, dimensions, effort)?;
+        let graph = Graph::new(index, rows, dimensions, way, effort, EXPANSION_SEARCH);
         Ok(Self { graph, steps: steps_of(vectors), added: 0, codes: Vec::new(), took: Duration::ZERO })
     }
 
-    /// Adds rows for about as long as `budget`; true when all are in. About 0.3 ms a row of 256 components.
+    /// Adds rows for about as long as `budget`; true when all are in. About 0.3 ms a row of 256 components with the first
+    /// effort.
     pub(crate) fn add_rows(&mut self, vectors: &Vectors, budget: Duration) -> Result<bool, GraphError> {
         let started = Instant::now();
         while self.added < self.graph.rows && started.elapsed() < budget {
@@ -267,11 +303,14 @@ impl GraphBuilder {
                 near.count().saturating_sub(1).min(CHECK_K)
             });
             let recall = found.sum::<usize>() as f64 / wanted.max(1) as f64;
+            let mut tally = graph.tally.lock();
             if recall >= RECALL_MIN || wanted == 0 {
+                *tally = Tally::default();
+                drop(tally);
                 let (breadth, memory_bytes) = (graph.breadth.load(Relaxed), graph.memory_bytes());
                 return Ok((graph, GraphBuilt { rows: vectors.len(), took, recall, breadth, memory_bytes }));
             }
-            if !graph.widen() {
+            if !graph.widen(&mut tally, recall) {
                 return Err(GraphError::Recall { recall });
             }
         }
@@ -301,14 +340,22 @@ pub struct GraphBuilt {
 }
 
 impl Graph {
-    fn new(index: usearch::Index, rows: usize, dimensions: usize, way: VectorSearch, breadth: usize) -> Self {
+    fn new(
+        index: usearch::Index,
+        rows: usize,
+        dimensions: usize,
+        way: VectorSearch,
+        effort: Effort,
+        breadth: usize,
+    ) -> Self {
         Self {
             index,
             rows,
             dimensions,
             is_preferred: way == VectorSearch::Graph,
             breadth: AtomicUsize::new(breadth),
-            watched: Mutex::default(),
+            tally: Mutex::default(),
+            effort,
             saved: OnceLock::new(),
         }
     }
@@ -318,8 +365,14 @@ impl Graph {
         k.saturating_mul(CANDIDATES_A_ROW).max(self.breadth.load(Relaxed))
     }
 
-    /// Has searches keep half as many candidates more; false if a scan is then as quick, or that is too many.
-    fn widen(&self) -> bool {
+    /// Has searches keep half as many candidates more, since with those that they keep they have this recall; false if that
+    /// was tried and did not help, a scan is then as quick, or that is too many.
+    fn widen(&self, tally: &mut Tally, recall: f64) -> bool {
+        tally.stalled = if recall > tally.recall_before { 0 } else { tally.stalled + 1 };
+        tally.recall_before = tally.recall_before.max(recall);
+        if tally.stalled >= STALLED_MAX {
+            return false;
+        }
         let breadth = self.breadth.load(Relaxed) * 3 / 2;
         self.breadth.store(breadth, Relaxed);
         breadth <= EXPANSION_SEARCH_MAX && self.suits(self.rows, CHECK_K)
@@ -327,17 +380,23 @@ impl Graph {
 
     /// Takes in that a repeated search was to find so many rows here, and how many of them it did. What follows from it.
     pub(crate) fn note_recall(&self, wanted: usize, found: usize) -> Watched {
-        let mut watched = self.watched.lock();
-        *watched = (watched.0 + wanted as u32, watched.1 + found as u32);
-        let recall = f64::from(watched.1) / f64::from(watched.0.max(1));
-        if watched.0 < WATCHED_MIN || recall >= RECALL_MIN {
-            if watched.0 >= WATCHED_MAX {
-                *watched = (watched.0 / 2, watched.1 / 2);
+        let mut tally = self.tally.lock();
+        tally.wanted += wanted as u32;
+        tally.found += found as u32;
+        let recall = f64::from(tally.found) / f64::from(tally.wanted.max(1));
+        if tally.wanted < WATCHED_MIN || recall >= RECALL_MIN || tally.is_given_up {
+            if tally.wanted >= WATCHED_MAX {
+                tally.wanted /= 2;
+                tally.found /= 2;
             }
             return Watched::Enough;
         }
-        *watched = (0, 0);
-        if self.widen() { Watched::Widened { recall, breadth: self.breadth.load(Relaxed) } } else { Watched::TooLittle }
+        (tally.wanted, tally.found) = (0, 0);
+        if self.widen(&mut tally, recall) {
+            return Watched::Widened { recall, breadth: self.breadth.load(Relaxed) };
+        }
+        tally.is_given_up = true;
+        Watched::TooLittle { recall }
     }
 
     /// Bytes on the heap.
@@ -347,11 +406,11 @@ impl Graph {
 
     /// Whether it is the way to the `k` nearest of `kept` rows.
     pub(crate) fn suits(&self, kept: usize, k: usize) -> bool {
-        let candidates = self.candidates_for(k);
         if self.is_preferred {
             return kept * PREFERRED_KEPT_SHARE >= self.rows && kept >= k;
         }
-        kept >= k && walk_ns(self.rows, kept, self.dimensions, candidates) < scan_ns(self.rows, kept, self.dimensions)
+        let walk_ns = walk_ns(self.rows, kept, self.dimensions, self.candidates_for(k), self.effort);
+        kept >= k && walk_ns < scan_ns(self.rows, kept, self.dimensions)
     }
 
     /// Rows among which the `k` nearest to `query` nearly always are, in any order; at least `k` of `live` (all if
@@ -362,7 +421,7 @@ impl Graph {
         let looks_max = if self.is_preferred {
             usize::MAX
         } else {
-            let look_ns = candidate_ns(self.dimensions) / LOOKS_A_CANDIDATE;
+            let look_ns = candidate_ns(self.dimensions, self.effort) / LOOKS_A_CANDIDATE;
             (2.0 * scan_ns(self.rows, kept, self.dimensions) / look_ns) as usize
         };
         self.candidates(query, k, live, looks_max).filter(|found| found.len() >= k.min(kept))
@@ -387,6 +446,12 @@ impl Graph {
         Some(found.keys.into_iter().filter(|doc| *doc < self.rows as u64).map(|doc| doc as u32).collect())
     }
 
+    /// Takes one row in three out, so that nobody finds them by it, however many candidates are kept.
+    #[cfg(test)]
+    pub(crate) fn spoil(&self) {
+        (0..self.rows as u64).step_by(3).for_each(|doc| assert_eq!(self.index.remove(doc).expect("a row"), 1));
+    }
+
     /// What the graph's file is named by, if it was saved or loaded.
     pub(crate) fn seal(&self) -> Option<Seal> {
         self.saved.get().copied().flatten()
@@ -406,7 +471,7 @@ impl Graph {
     pub(crate) fn file(&self, segment: Seal) -> Result<GraphFile, GraphError> {
         let mut bytes = vec![0; self.index.serialized_length()];
         self.index.save_to_buffer(&mut bytes).map_err(|error| refused(&error))?;
-        let header = header(segment, self.rows, self.dimensions);
+        let header = header(segment, self.rows, self.dimensions, self.effort);
         Ok(GraphFile { header, breadth: vec![self.breadth.load(Relaxed) as u64], bytes })
     }
 
@@ -421,9 +486,9 @@ impl Graph {
     ) -> Result<Self, LoadError> {
         let mut from = SectionReader::open(file, seal)?;
         let (rows, dimensions) = (vectors.len(), vectors.dimensions());
-        if from.take::<u64>()? != header(segment, rows, dimensions) {
-            return Err(LoadError::Damaged("a graph of another segment or format"));
-        }
+        let found = from.take::<u64>()?;
+        let effort = EFFORTS.into_iter().find(|effort| found == header(segment, rows, dimensions, *effort));
+        let effort = effort.ok_or(LoadError::Damaged("a graph of another segment or format"))?;
         let breadth = match from.take::<u64>()?[..] {
             [breadth] if (EXPANSION_SEARCH..=EXPANSION_SEARCH_MAX).contains(&(breadth as usize)) => breadth as usize,
             _ => return Err(LoadError::Damaged("a graph that is searched otherwise")),
@@ -431,14 +496,14 @@ impl Graph {
         let bytes: Vec<u8> = from.take()?;
         from.finish()?;
         let unusable = |_| LoadError::Damaged("no graph that usearch can read");
-        let index = empty(0, dimensions).map_err(unusable)?;
+        let index = empty(0, dimensions, effort).map_err(unusable)?;
         index.load_from_buffer(&bytes).map_err(|error| unusable(refused(&error)))?;
         let is_whole =
             (index.size(), index.dimensions(), index.expansion_search()) == (rows, dimensions, EXPANSION_SEARCH);
         if !is_whole {
             return Err(LoadError::Damaged("a graph of another size"));
         }
-        let graph = Self::new(index, rows, dimensions, way, breadth);
+        let graph = Self::new(index, rows, dimensions, way, effort, breadth);
         graph.set_saved(Some(seal));
         Ok(graph)
     }
@@ -464,8 +529,8 @@ impl GraphFile {
 
 /// The first section of a graph's file: format, the segment that the graph is of, and what it is built with. The segment's
 /// seal stands for its rows, and so for their encoder.
-fn header(segment: Seal, rows: usize, dimensions: usize) -> Vec<u64> {
-    let numbers = [rows, dimensions, CONNECTIVITY, EXPANSION_ADD].map(|number| number as u64);
+fn header(segment: Seal, rows: usize, dimensions: usize, effort: Effort) -> Vec<u64> {
+    let numbers = [rows, dimensions, effort.connectivity, effort.expansion_add].map(|number| number as u64);
     [FORMAT, segment.hash as u64, (segment.hash >> 64) as u64, segment.bytes].into_iter().chain(numbers).collect()
 }
 
@@ -520,8 +585,12 @@ mod tests {
     }
 
     fn built(rows: &[Vec<f32>], ids: &[[u8; 16]]) -> Result<Vectors, GraphError> {
+        built_with(EFFORTS[0], rows, ids)
+    }
+
+    fn built_with(effort: Effort, rows: &[Vec<f32>], ids: &[[u8; 16]]) -> Result<Vectors, GraphError> {
         let vectors = Vectors::build(DIMENSIONS, &rows.concat()).unwrap();
-        let mut builder = GraphBuilder::start(&vectors, VectorSearch::Graph)?;
+        let mut builder = GraphBuilder::start(&vectors, VectorSearch::Graph, effort)?;
         while !builder.add_rows(&vectors, Duration::from_millis(1))? {}
         let (graph, built) = builder.finish(&vectors, ids)?;
         assert!(built.recall >= RECALL_MIN && built.rows == rows.len() && built.memory_bytes > 0);
@@ -629,7 +698,7 @@ mod tests {
     fn filters_choose_the_cheaper_way() {
         // A million rows of 256 components.
         let costs = |kept| {
-            let walk = walk_ns(1_000_000, kept, 256, EXPANSION_SEARCH);
+            let walk = walk_ns(1_000_000, kept, 256, EXPANSION_SEARCH, EFFORTS[0]);
             (scan_ns(1_000_000, kept, 256), walk)
         };
         for (kept, by_graph) in [(1_000_000, true), (600_000, true), (100_000, false), (10_000, false), (10, false)] {
@@ -666,18 +735,63 @@ mod tests {
         (0..WATCHED_MIN - 1).for_each(|_| assert_eq!(graph.note_recall(1, 0), Watched::Enough));
         let mut breadth = graph.breadth.load(Relaxed);
         assert_eq!(breadth, EXPANSION_SEARCH);
-        loop {
-            match graph.note_recall(WATCHED_MIN as usize, WATCHED_MIN as usize * 97 / 100) {
+        for found in 900.. {
+            match graph.note_recall(WATCHED_MIN as usize, found) {
                 Watched::Widened { recall, breadth: wider } => {
                     assert!(recall < RECALL_MIN && wider > breadth && wider <= EXPANSION_SEARCH_MAX);
                     breadth = wider;
                     assert_eq!(graph.candidates_for(10), breadth);
                 }
-                Watched::TooLittle => break,
+                Watched::TooLittle { recall } => {
+                    assert!(recall < RECALL_MIN);
+                    break;
+                }
                 Watched::Enough => panic!("it was too little"),
             }
         }
         assert!(breadth > EXPANSION_SEARCH_MAX / 2);
+        // It is told once, also to who searched it before it was let go.
+        (0..100).for_each(|_| assert_eq!(graph.note_recall(WATCHED_MIN as usize, 0), Watched::Enough));
+    }
+
+    #[test]
+    fn a_graph_is_searched_wider_only_while_that_helps() {
+        let rng = &mut StdRng::seed_from_u64(8);
+        let (rows, ids) = example(rng, 1_000);
+        let check = |found: &[usize], widened: usize| {
+            let graph = built(&rows, &ids).unwrap().graph().unwrap();
+            let told: Vec<_> = found.iter().map(|found| graph.note_recall(WATCHED_MIN as usize, *found)).collect();
+            let is_wider = |told: &&Watched| matches!(told, Watched::Widened { .. });
+            assert_eq!(told.iter().take_while(is_wider).count(), widened, "{found:?} led to {told:?}");
+            assert!(matches!(told.get(widened), None | Some(Watched::TooLittle { .. })), "{found:?} led to {told:?}");
+        };
+        check(&[900, 900, 900, 900], 2);
+        check(&[900, 890, 900], 2);
+        // Once may be chance.
+        check(&[900, 890, 910, 905], 4);
+        check(&[900, 901, 902, 903], 4);
+    }
+
+    #[test]
+    fn more_care_finds_more() {
+        let rng = &mut StdRng::seed_from_u64(9);
+        let rows: Vec<_> = (0..4_000).map(|_| random(rng)).collect();
+        let ids = vec![[0; 16]; rows.len()];
+        let queries: Vec<_> = (0..100).map(|_| random(rng)).collect();
+        let found = EFFORTS.map(|effort| {
+            let vectors = built_with(effort, &rows, &ids).unwrap();
+            let graph = vectors.graph().unwrap();
+            // So few candidates that there is something to miss.
+            graph.index.change_expansion_search(20);
+            let hits = |query: &Vec<f32>| {
+                let mut codes = Vec::new();
+                write_codes(query, 200.0, &mut codes);
+                let found = graph.index.search(&codes, 20).unwrap().keys;
+                plain(&vectors, None, &ids, query, 10).iter().filter(|doc| found.contains(&u64::from(**doc))).count()
+            };
+            queries.iter().map(hits).sum::<usize>()
+        });
+        assert!(found[0] < 950 && found[1] > found[0] + 25, "{found:?} of 1000");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! Invariant: a view holds each batch whole or not at all, and an id is live in one of its segments at most. Searches
 //! load the view without a lock; writers take turns. Merges of small segments are done by the writer that made them
 //! necessary; larger ones are prepared by [`Index::maintain`] beside writers and searches, and put in place in a moment.
-//! Graphs of large segments are built by [`Index::build_graphs`], beside all that, and settled once for each segment.
+//! Graphs of large segments are built by [`Index::build_graphs`], beside all that: one for each segment, and one more if that
+//! finds too little.
 
 use std::{
     path::Path,
@@ -24,6 +25,7 @@ use crate::{
     bits::Bits,
     chunk::{Batch, Chunk},
     graph::{self, GraphBuilder, GraphBuilt, GraphError, VectorSearch},
+    recall::{self, RecallReport},
     search::{self, Answer, GraphWatch, Query, SearchError},
     segment::{Segment, unit},
     snapshot::{self, RestoreError, SnapshotError},
@@ -112,6 +114,11 @@ pub enum GraphStep {
     Unfinished,
     /// A graph is done, and searches take it.
     Built(GraphBuilt),
+    /// The first graph of a segment found too little. It is built once more, with more care, so there is more to do.
+    TooLittle {
+        /// Share of the ten nearest rows that it found, by a sample.
+        recall: f64,
+    },
     /// A segment gets no graph and is scanned; the text says why.
     Refused(String),
     /// One that is due would take so much memory, and there is no room.
@@ -358,17 +365,16 @@ impl Index {
             Some(under_way) => under_way,
             None => {
                 let Settings { dimensions, vectors: way, .. } = self.settings;
-                let is_due = |part: &&Part| {
-                    graph::is_due(way, part.segment.len(), dimensions) && !part.segment.vectors.is_graph_settled()
-                };
-                let due = view.parts.iter().filter(is_due).max_by_key(|part| part.len());
-                let Some(segment) = due.map(|part| part.segment.clone()) else { return GraphStep::Idle };
-                let bytes = graph::bytes_estimate(segment.len(), dimensions);
+                let due = view.parts.iter().filter(|part| graph::is_due(way, part.segment.len(), dimensions));
+                let due = due.filter_map(|part| Some((part, part.segment.vectors.graph_effort()?)));
+                let Some((part, effort)) = due.max_by_key(|(part, _)| part.len()) else { return GraphStep::Idle };
+                let segment = part.segment.clone();
+                let bytes = graph::bytes_estimate(segment.len(), dimensions, effort);
                 if bytes > room_bytes {
                     return GraphStep::NoRoom { bytes };
                 }
                 self.graph_bytes.store(bytes, Relaxed);
-                match GraphBuilder::start(&segment.vectors, way) {
+                match GraphBuilder::start(&segment.vectors, way, effort) {
                     Ok(builder) => (segment, builder),
                     Err(error) => return refuse(&segment, &error),
                 }
@@ -389,6 +395,9 @@ impl Index {
                 self.recount();
                 GraphStep::Built(built)
             }
+            Err(GraphError::Recall { recall }) if segment.vectors.fail_graph() => GraphStep::TooLittle { recall },
+            // It has failed for good.
+            Err(error @ GraphError::Recall { .. }) => GraphStep::Refused(error.to_string()),
             Err(error) => refuse(&segment, &error),
         }
     }
@@ -406,23 +415,23 @@ impl Index {
     }
 
     /// Repeats the vectors' part of `query` with and without graphs, and compares. `None` if no graph is taken for it. By what
-    /// many such queries tell, a graph that finds too little is searched wider or, where that is no quicker than a scan, let
-    /// go. To be called for a sample of searches, since it costs more than one.
+    /// many such queries tell, a graph that finds too little is searched wider while that helps and is quicker than a scan.
+    /// Then it is let go, and [`Index::build_graphs`] builds another with more care; if that one comes to the same, its segment
+    /// is scanned for good. To be called for a sample of searches, since it costs more than one.
     ///
     /// # Errors
     /// Those of [`Index::search`].
     pub fn watch_graphs(&self, query: &Query<'_>) -> Result<Option<GraphWatch>, SearchError> {
         let watch = search::watch(&self.settings, &self.view.load(), query)?;
-        if watch.as_ref().is_some_and(|watch| watch.let_go > 0) {
+        if watch.as_ref().is_some_and(|watch| !watch.rebuilt.is_empty() || !watch.let_go.is_empty()) {
             self.recount();
         }
         Ok(watch)
     }
 
-    /// Whether there is a graph that [`Index::snapshot`] has not tried to save.
+    /// Whether there is a graph that [`Index::snapshot`] has not tried to save, or one was let go since.
     pub fn has_unsaved_graph(&self) -> bool {
-        let view = self.view.load();
-        view.parts.iter().filter_map(|part| part.segment.vectors.graph()).any(|graph| graph.is_unsaved())
+        self.view.load().parts.iter().any(|part| part.segment.vectors.is_graph_unsaved())
     }
 
     /// The chunks that answer `query` best.
@@ -450,8 +459,24 @@ impl Index {
     /// [`RestoreError::Missing`] if there is none, `Foreign` if it was saved under other settings or by another format,
     /// `Damaged` if it is not what was saved.
     pub fn restore(folder: &Path, settings: &Settings) -> Result<Self, RestoreError> {
-        let view = snapshot::load(folder, Some(settings))?;
+        let view = snapshot::load(folder, settings)?;
         Ok(Self::of_view(settings.clone(), view))
+    }
+
+    /// The same, under whatever settings it was saved but for how vectors are searched. Changes nothing in `folder`.
+    ///
+    /// # Errors
+    /// As [`Index::restore`]; also if a graph is damaged.
+    pub fn restore_as_saved(folder: &Path, vectors: VectorSearch) -> Result<Self, RestoreError> {
+        let (settings, view) = snapshot::load_as_saved(folder, vectors)?;
+        Ok(Self::of_view(settings, view))
+    }
+
+    /// Compares what searches by vectors find with what a comparison with every chunk does, with and without filters, for
+    /// up to a hundred questions of its own making and about as long as `longest`; one question is asked in any case. Each
+    /// reads all vectors, so it is nothing to be called for a search.
+    pub fn measure_recall(&self, longest: Duration) -> RecallReport {
+        recall::measure(&self.view.load(), longest)
     }
 }
 
@@ -607,4 +632,181 @@ fn plan_merge(parts: &[Part], chunks_max: usize, idle: impl Fn(&Part) -> bool) -
     }
     by_size.truncate(take);
     by_size.into_iter().cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Map;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{
+        Fusion, Mode, Options, Recall,
+        graph::Effort,
+        vectors::{self, VectorWay, VectorsView, Visited},
+    };
+
+    const DIMENSIONS: usize = 32;
+
+    /// An embedding of no direction in particular.
+    fn embedding(seed: usize, spread: f32) -> Vec<f32> {
+        (0..DIMENSIONS).map(|at| 1.0 - spread + spread * ((seed * 7_919 + at * at * seed + at) as f32).sin()).collect()
+    }
+
+    /// An index of one segment that is large enough for a graph, its rows so far apart.
+    fn large(spread: f32) -> Index {
+        let settings = Settings {
+            dimensions: DIMENSIONS,
+            encoder: "test".to_owned(),
+            analyzer: Analyzer::English,
+            vectors: VectorSearch::Graph,
+        };
+        let chunk = |number: usize| Chunk {
+            id: Uuid::from_u128(number as u128),
+            document_id: Uuid::from_u128(0),
+            external_id: String::new(),
+            title: String::new(),
+            source_url: None,
+            heading: String::new(),
+            ordinal: number as u32,
+            content: "text".to_owned(),
+            embedding: embedding(number, spread),
+            metadata: Map::new(),
+        };
+        let index = Index::new(settings);
+        let upserts = (0..1_500).map(chunk).collect();
+        index.apply(Batch { version: 1, upserts, deletions: Vec::new() }).unwrap();
+        index
+    }
+
+    /// What the steps to the next graph led to, but for those that only went on.
+    fn steps(index: &Index) -> Vec<GraphStep> {
+        let step = || index.build_graphs(Duration::from_millis(20), usize::MAX);
+        let steps = std::iter::repeat_with(step).filter(|step| *step != GraphStep::Unfinished);
+        steps.take_while(|step| *step != GraphStep::Idle).collect()
+    }
+
+    /// Searches, which are repeated, until a graph is let go; what that search told, and how many went before it.
+    fn watch_until_let_go(index: &Index) -> (GraphWatch, usize) {
+        for number in 0..10_000 {
+            let embedding = embedding(number * 31 + 7, 1.0);
+            let query = Query {
+                text: "",
+                embedding: Some(&embedding),
+                top_k: 10,
+                mode: Mode::Semantic,
+                prefix: false,
+                filter: None,
+                fusion: Fusion::default(),
+                options: Options::default(),
+                explain: false,
+            };
+            let watch = index.watch_graphs(&query).unwrap().expect("a graph is taken");
+            if !watch.rebuilt.is_empty() || !watch.let_go.is_empty() {
+                return (watch, number);
+            }
+        }
+        panic!("no graph was let go");
+    }
+
+    fn way(index: &Index) -> VectorWay {
+        let view = index.view.load();
+        let part = &view.parts[0];
+        let views = [VectorsView { vectors: &part.segment.vectors, live: None, ids: part.segment.payload.ids() }];
+        let mut visited = Visited::default();
+        vectors::search(&views, &embedding(3, 1.0), 10, &mut visited);
+        visited.ways[0]
+    }
+
+    fn spoil(index: &Index) {
+        index.view.load().parts[0].segment.vectors.graph().unwrap().spoil();
+    }
+
+    fn restored(index: &Index) -> Index {
+        let folder = TempDir::new().unwrap();
+        index.snapshot(folder.path()).unwrap();
+        assert!(!index.has_unsaved_graph());
+        Index::restore(folder.path(), index.settings()).unwrap()
+    }
+
+    #[test]
+    fn a_graph_that_searches_find_wanting_is_built_once_more_and_then_no_more() {
+        let index = large(1.0);
+        let scanned = index.memory_bytes();
+        assert!(matches!(steps(&index)[..], [GraphStep::Built(built)] if built.recall >= 0.98));
+        spoil(&index);
+        let (watch, searches) = watch_until_let_go(&index);
+        assert!(matches!(watch.rebuilt[..], [recall] if recall < 0.9) && watch.let_go.is_empty(), "{watch:?}");
+        assert!(searches > 100, "it was searched wider before: {searches} searches");
+        assert_eq!((way(&index), index.memory_bytes()), (VectorWay::Scan, scanned));
+        assert!(index.has_unsaved_graph(), "a restart must not bring it back");
+        let index = restored(&index);
+        assert_eq!(way(&index), VectorWay::Scan);
+
+        // The second one is not as the first.
+        assert_eq!(index.view.load().parts[0].segment.vectors.graph_effort(), Effort::after(1));
+        assert_ne!(Effort::after(0), Effort::after(1));
+        assert!(matches!(steps(&index)[..], [GraphStep::Built(built)] if built.recall >= 0.98));
+        assert_eq!(way(&index), VectorWay::Graph);
+        let index = restored(&index);
+        assert_eq!((way(&index), steps(&index)), (VectorWay::Graph, Vec::new()));
+        spoil(&index);
+        let (watch, _) = watch_until_let_go(&index);
+        assert!(matches!(watch.let_go[..], [recall] if recall < 0.9) && watch.rebuilt.is_empty(), "{watch:?}");
+        assert_eq!((way(&index), steps(&index)), (VectorWay::Scan, Vec::new()));
+        let index = restored(&index);
+        assert_eq!((way(&index), steps(&index)), (VectorWay::Scan, Vec::new()));
+
+        // A merge makes another segment, which has its own graph.
+        let deletions = (0..100).map(Uuid::from_u128).collect();
+        index.apply(Batch { version: 2, upserts: Vec::new(), deletions }).unwrap();
+        index.purge();
+        assert!(matches!(steps(&index)[..], [GraphStep::Built(_)]));
+    }
+
+    #[test]
+    fn measured_recall_is_that_of_searches() {
+        let longest = Duration::from_secs(600);
+        let index = large(1.0);
+        let scanned = index.measure_recall(longest);
+        assert_eq!((scanned.chunks, scanned.questions, &scanned.ways[..]), (1_500, 100, &[VectorWay::Scan][..]));
+        // Ten without a filter and twenty with two of them; a scan finds all.
+        assert_eq!(scanned.plain, Recall { wanted: 1_000, found: 1_000 });
+        assert_eq!(scanned.filtered, Recall { wanted: 2_000, found: 2_000 });
+
+        steps(&index);
+        let sound = index.measure_recall(longest);
+        assert!(sound.ways.contains(&VectorWay::Graph) && sound.plain.at_10() >= 0.98, "{sound:?}");
+        spoil(&index);
+        let spoilt = index.measure_recall(longest);
+        assert!((0.5..0.8).contains(&spoilt.plain.at_10()), "{spoilt:?}");
+        assert!((0.5..0.8).contains(&spoilt.filtered.at_10()), "{spoilt:?}");
+        assert_eq!(index.measure_recall(Duration::ZERO).questions, 1);
+
+        // What is deleted is neither looked for nor asked.
+        let deletions = (5..1_500).map(Uuid::from_u128).collect();
+        index.apply(Batch { version: 2, upserts: Vec::new(), deletions }).unwrap();
+        let few = index.measure_recall(longest);
+        assert_eq!((few.chunks, few.questions), (5, 10));
+        // Five questions are rows, which do not count.
+        assert_eq!(few.plain, Recall { wanted: 45, found: 45 });
+        let deletions = (0..5).map(Uuid::from_u128).collect();
+        index.apply(Batch { version: 3, upserts: Vec::new(), deletions }).unwrap();
+        let none = index.measure_recall(longest);
+        assert_eq!((none.chunks, none.questions, none.plain.at_10()), (0, 0, 1.0));
+    }
+
+    #[test]
+    fn a_graph_that_misses_its_own_rows_is_built_once_more_and_then_no_more() {
+        // Codes of 8 bits do not tell these rows apart, so more care does not help.
+        let index = large(0.000_3);
+        let steps_taken = steps(&index);
+        assert!(
+            matches!(&steps_taken[..], [GraphStep::TooLittle { recall }, GraphStep::Refused(_)] if *recall < 0.98),
+            "{steps_taken:?}"
+        );
+        assert!(index.has_unsaved_graph());
+        let index = restored(&index);
+        assert_eq!((way(&index), steps(&index)), (VectorWay::Scan, Vec::new()));
+    }
 }

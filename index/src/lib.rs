@@ -20,6 +20,7 @@ mod index;
 mod kernels;
 mod payload;
 mod question;
+mod recall;
 mod search;
 mod sections;
 mod segment;
@@ -40,6 +41,7 @@ pub use graph::{GraphBuilt, VectorSearch};
 pub use highlight::Highlighter;
 pub use index::{ApplyError, GraphStep, Index, Settings};
 pub use question::{CONDITIONS_MAX, Question};
+pub use recall::{Recall, RecallReport};
 pub use search::{
     Answer, AnswerExplain, FilterExplain, FusionExplain, GraphWatch, Hit, HitExplain, KeywordExplain, LIST_LEN_MIN,
     ListPlace, Mode, Neighbour, Query, SearchError, SegmentExplain, SemanticExplain, Timings,

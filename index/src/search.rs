@@ -420,8 +420,10 @@ pub struct GraphWatch {
     pub found: usize,
     /// The recall of graphs that are searched wider from now on, each with the number of candidates that it is to keep.
     pub widened: Vec<(f64, usize)>,
-    /// Graphs that were let go.
-    pub let_go: usize,
+    /// The recall of graphs that were let go and are to be built once more, with more care.
+    pub rebuilt: Vec<f64>,
+    /// The recall of graphs that were let go for good: they are those that were built once more.
+    pub let_go: Vec<f64>,
 }
 
 /// Repeats the vectors' part of `query` with and without graphs.
@@ -451,9 +453,9 @@ pub(crate) fn watch(settings: &Settings, view: &View, query: &Query<'_>) -> Resu
         match graph.note_recall(wanted, found) {
             Watched::Enough => {}
             Watched::Widened { recall, breadth } => watch.widened.push((recall, breadth)),
-            Watched::TooLittle => {
-                part.segment.vectors.settle_graph(None);
-                watch.let_go += 1;
+            Watched::TooLittle { recall } => {
+                let is_again = part.segment.vectors.fail_graph();
+                if is_again { &mut watch.rebuilt } else { &mut watch.let_go }.push(recall);
             }
         }
     }
@@ -743,14 +745,14 @@ fn query_direction(settings: &Settings, embedding: Option<&[f32]>) -> Result<Vec
 }
 
 /// For each part the live documents that the filter keeps; all if `None`.
-fn live_of<'a>(view: &'a View, kept: Option<&'a [Bits]>) -> Vec<Option<&'a Bits>> {
+pub(crate) fn live_of<'a>(view: &'a View, kept: Option<&'a [Bits]>) -> Vec<Option<&'a Bits>> {
     match kept {
         Some(kept) => kept.iter().map(Some).collect(),
         None => view.parts.iter().map(Part::live).collect(),
     }
 }
 
-fn vectors_of<'a>(view: &'a View, live: &[Option<&'a Bits>]) -> Vec<VectorsView<'a>> {
+pub(crate) fn vectors_of<'a>(view: &'a View, live: &[Option<&'a Bits>]) -> Vec<VectorsView<'a>> {
     zip_parts(view, live, |part, live| VectorsView {
         vectors: &part.segment.vectors,
         live,

@@ -105,6 +105,14 @@ struct ManifestSegment {
     /// Its graph, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     graph: Option<ManifestGraph>,
+    /// How many graphs of it found too little.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    failed_graphs: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -119,7 +127,9 @@ pub(crate) fn save(settings: &Settings, view: &View, folder: &Path) -> Result<()
     let mut segments = Vec::with_capacity(view.parts.len());
     for part in &view.parts {
         save_segment(&part.segment, folder)?;
-        segments.push(manifest_segment(part, save_graph(&part.segment, folder)?));
+        // First, so that a graph that is let go meanwhile is seen to be unsaved.
+        let failed_graphs = part.segment.vectors.save_failed_graphs();
+        segments.push(manifest_segment(part, save_graph(&part.segment, folder)?, failed_graphs));
     }
     sync_folder(folder)?;
     let manifest = Manifest {
@@ -141,7 +151,7 @@ pub(crate) fn save(settings: &Settings, view: &View, folder: &Path) -> Result<()
     remove_others(folder, &named)
 }
 
-fn manifest_segment(part: &Part, graph: Option<Seal>) -> ManifestSegment {
+fn manifest_segment(part: &Part, graph: Option<Seal>, failed_graphs: usize) -> ManifestSegment {
     let seal = part.segment.seal();
     let deleted = part.live().map_or_else(Vec::new, |live| {
         let mut dead = live.clone();
@@ -150,7 +160,7 @@ fn manifest_segment(part: &Part, graph: Option<Seal>) -> ManifestSegment {
     });
     let graph = graph.map(|seal| ManifestGraph { file: file_name(GRAPH_PREFIX, seal), bytes: seal.bytes });
     let file = file_name(SEGMENT_PREFIX, seal);
-    ManifestSegment { file, bytes: seal.bytes, chunks: part.segment.len(), deleted, graph }
+    ManifestSegment { file, bytes: seal.bytes, chunks: part.segment.len(), deleted, graph, failed_graphs }
 }
 
 fn file_name(prefix: &str, seal: Seal) -> String {
@@ -239,17 +249,32 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> SnapshotError {
     |source| SnapshotError { path, source }
 }
 
-/// Reads the snapshot in `folder`; if there are `expected` settings, it must have been saved under these.
-pub(crate) fn load(folder: &Path, expected: Option<&Settings>) -> Result<View, RestoreError> {
+/// Reads the snapshot in `folder`, which must have been saved under those settings.
+pub(crate) fn load(folder: &Path, expected: &Settings) -> Result<View, RestoreError> {
     let manifest = load_manifest(&folder.join(MANIFEST))?;
     let settings = &manifest.settings;
+    same("encoder", &settings.encoder, &expected.encoder)?;
+    same("dimensions", &settings.dimensions, &expected.dimensions)?;
+    same("analyzer", &settings.analyzer, &expected.analyzer)?;
+    load_parts(&manifest, folder, expected.vectors, IfDamaged::Remove)
+}
+
+/// Reads the snapshot in `folder` under whatever settings it was saved, but for how vectors are searched. Changes nothing.
+pub(crate) fn load_as_saved(folder: &Path, vectors: VectorSearch) -> Result<(Settings, View), RestoreError> {
+    let manifest = load_manifest(&folder.join(MANIFEST))?;
+    let view = load_parts(&manifest, folder, vectors, IfDamaged::Fail)?;
+    Ok((Settings { vectors, ..manifest.settings }, view))
+}
+
+fn load_parts(
+    manifest: &Manifest,
+    folder: &Path,
+    way: VectorSearch,
+    if_damaged: IfDamaged,
+) -> Result<View, RestoreError> {
     same("analyzer version", &manifest.analyzer_version, &ANALYZER_VERSION)?;
-    if let Some(expected) = expected {
-        same("encoder", &settings.encoder, &expected.encoder)?;
-        same("dimensions", &settings.dimensions, &expected.dimensions)?;
-        same("analyzer", &settings.analyzer, &expected.analyzer)?;
-    }
-    let parts = manifest.segments.par_iter().map(|segment| load_part(settings, folder, segment, expected));
+    let parts = manifest.segments.par_iter();
+    let parts = parts.map(|segment| load_part(&manifest.settings, folder, segment, way, if_damaged));
     Ok(View::new(manifest.version, parts.collect::<Result<_, _>>()?))
 }
 
@@ -284,7 +309,8 @@ fn load_part(
     settings: &Settings,
     folder: &Path,
     entry: &ManifestSegment,
-    expected: Option<&Settings>,
+    way: VectorSearch,
+    if_damaged: IfDamaged,
 ) -> Result<Part, RestoreError> {
     let damaged = |path: &Path, what| RestoreError::Damaged { path: path.to_owned(), what };
     let manifest = folder.join(MANIFEST);
@@ -300,25 +326,34 @@ fn load_part(
     if !fits {
         return Err(damaged(&manifest, "deletions do not fit their segment"));
     }
+    segment.vectors.set_failed_graphs(entry.failed_graphs);
     if let Some(graph) = &entry.graph {
         let graph_seal = seal_of(GRAPH_PREFIX, &graph.file, graph.bytes).ok_or_else(no_name)?;
-        load_graph(&segment, seal, &folder.join(&graph.file), graph_seal, expected)?;
+        load_graph(&segment, seal, &folder.join(&graph.file), graph_seal, way, if_damaged)?;
     }
     Part::whole(segment)
         .without_docs(&entry.deleted, settings.analyzer)
         .ok_or_else(|| damaged(&manifest, "a segment without a live chunk"))
 }
 
-/// Loads a segment's graph, if graphs are wanted. One that is damaged or of another build is removed, and will be built
-/// again; only a check, which has no `expected` settings, leaves it and fails.
+/// What becomes of a graph's file that is damaged or of another build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum IfDamaged {
+    /// It is removed, and the graph will be built again.
+    Remove,
+    /// It stays, and nothing is loaded.
+    Fail,
+}
+
+/// Loads a segment's graph, if graphs are wanted.
 fn load_graph(
     segment: &Segment,
     seal: Seal,
     path: &Path,
     graph_seal: Seal,
-    expected: Option<&Settings>,
+    way: VectorSearch,
+    if_damaged: IfDamaged,
 ) -> Result<(), RestoreError> {
-    let way = expected.map_or(VectorSearch::Auto, |settings| settings.vectors);
     if way == VectorSearch::Scan {
         return Ok(());
     }
@@ -326,7 +361,7 @@ fn load_graph(
     let loaded = open(path, graph_seal).and_then(|mut file| Graph::load(&mut file, graph_seal, seal, vectors, way));
     match loaded {
         Ok(graph) => vectors.settle_graph(Some(graph)),
-        Err(error) if expected.is_none() => return Err(restore_error(path, error)),
+        Err(error) if if_damaged == IfDamaged::Fail => return Err(restore_error(path, error)),
         // If it cannot be removed, the next snapshot writes over it.
         Err(_) => drop(fs::remove_file(path)),
     }
@@ -358,5 +393,5 @@ fn restore_error(path: &Path, error: LoadError) -> RestoreError {
 /// # Errors
 /// Those of [`crate::Index::restore`].
 pub fn verify_snapshot(folder: &Path) -> Result<(), RestoreError> {
-    load(folder, None).map(drop)
+    load_as_saved(folder, VectorSearch::Auto).map(drop)
 }

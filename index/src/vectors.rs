@@ -15,23 +15,15 @@
 //! The bound: a row `v` is `s·c + r` (step, codes, residual), a query `q` is `t·d + e`. Then
 //! `q·v = s·t·(d·c) + e·(s·c) + q·r ≤ s·t·(d·c) + |e|·|s·c| + |q|·|r|` (Cauchy–Schwarz), plus what rounding may add.
 
-use std::{
-    cell::RefCell,
-    sync::{
-        Arc,
-        atomic::{
-            AtomicBool,
-            Ordering::{Acquire, Release},
-        },
-    },
-};
+use std::{cell::RefCell, sync::Arc};
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use serde::Serialize;
 use thiserror::Error;
 
 use crate::bits::{Best, Bits, Candidate};
-use crate::graph::Graph;
+use crate::graph::{Effort, Graph};
 use crate::kernels::{self, BLOCK, CODE_LANES, RowScales, ScanQuery};
 use crate::sections::{LoadError, SectionReader, SectionWriter};
 use crate::signs::{SignScratch, Signs};
@@ -61,8 +53,18 @@ pub(crate) struct Vectors {
     /// At least the length of the longest row, and of the longest row made from codes.
     length_max: f32,
     graph: ArcSwapOption<Graph>,
-    /// Whether it was found out if there is one.
-    is_graph_settled: AtomicBool,
+    graph_plan: Mutex<GraphPlan>,
+}
+
+/// What there is to do about a segment's graph.
+#[derive(Debug, Clone, Copy, Default)]
+struct GraphPlan {
+    /// Whether there is nothing to do: it is there, or usearch refuses.
+    is_settled: bool,
+    /// Graphs that were built and found too little.
+    failed: usize,
+    /// Whether another number of them was saved.
+    is_unsaved: bool,
 }
 
 /// Rows that are no vectors of the index.
@@ -143,7 +145,7 @@ impl Vectors {
             signs: None,
             length_max,
             graph: ArcSwapOption::empty(),
-            is_graph_settled: AtomicBool::new(false),
+            graph_plan: Mutex::default(),
         }
     }
 
@@ -162,15 +164,42 @@ impl Vectors {
         self.graph.load_full()
     }
 
-    /// Whether it was found out if there is one.
-    pub(crate) fn is_graph_settled(&self) -> bool {
-        self.is_graph_settled.load(Acquire)
+    /// What its next graph is to be built with, if there may be one that is not there.
+    pub(crate) fn graph_effort(&self) -> Option<Effort> {
+        let plan = self.graph_plan.lock();
+        if plan.is_settled { None } else { Effort::after(plan.failed) }
     }
 
     /// Has searches take `graph` from now on; `None` if there is to be none.
     pub(crate) fn settle_graph(&self, graph: Option<Graph>) {
         self.graph.store(graph.map(Arc::new));
-        self.is_graph_settled.store(true, Release);
+        self.graph_plan.lock().is_settled = true;
+    }
+
+    /// Takes in that its graph, whether searches take it or it was just built, finds too little: they do without. Whether
+    /// another is to be built.
+    pub(crate) fn fail_graph(&self) -> bool {
+        let mut plan = self.graph_plan.lock();
+        self.graph.store(None);
+        *plan = GraphPlan { is_settled: false, failed: plan.failed + 1, is_unsaved: true };
+        Effort::after(plan.failed).is_some()
+    }
+
+    /// Takes back that so many graphs found too little.
+    pub(crate) fn set_failed_graphs(&self, failed: usize) {
+        self.graph_plan.lock().failed = failed;
+    }
+
+    /// How many graphs found too little, for who saves it.
+    pub(crate) fn save_failed_graphs(&self) -> usize {
+        let mut plan = self.graph_plan.lock();
+        plan.is_unsaved = false;
+        plan.failed
+    }
+
+    /// Whether there is something about its graph that was not saved.
+    pub(crate) fn is_graph_unsaved(&self) -> bool {
+        self.graph_plan.lock().is_unsaved || self.graph.load().as_ref().is_some_and(|graph| graph.is_unsaved())
     }
 
     /// The product of a row with `query`.

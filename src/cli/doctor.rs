@@ -3,11 +3,16 @@
 //!
 //! The exit code is 0 if everything is well and 1 if something needs doing.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{
+    io::Write as _,
+    path::Path,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
-use serde_json::json;
-use tertulia_index::Encoder;
+use serde_json::{Value, json};
+use tertulia_index::{Encoder, Index, RecallReport, RestoreError, VectorSearch};
 
 use super::{Environment, SettingsArgs, operator::block_on};
 use crate::{
@@ -15,6 +20,12 @@ use crate::{
     knowledge::snapshots::Snapshots,
     store::{self, embedded},
 };
+
+/// How long recall is measured in one knowledge base, about, and in all of them.
+const RECALL_TIME: Duration = Duration::from_secs(3);
+const RECALL_TIME_OF_ALL: Duration = Duration::from_secs(30);
+/// Recall@10 that searches should have; that of graphs is held at it by the server.
+const RECALL_MIN: f64 = 0.98;
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
@@ -31,6 +42,8 @@ struct Finding {
     part: &'static str,
     is_well: bool,
     told: String,
+    /// What was measured, for who reads JSON.
+    measured: Option<Value>,
 }
 
 /// Runs `doctor`.
@@ -41,16 +54,22 @@ pub fn run(args: &DoctorArgs, environment: Environment<'_>) -> anyhow::Result<Ex
     let config = args.settings.load(None, environment)?;
     let mut findings = vec![weights(&config)];
     findings.extend(block_on(async { Ok(database(&config).await) })?);
-    findings.push(snapshots(&config));
+    findings.extend(snapshots(&config));
     findings.push(open_files());
     let all_well = findings.iter().all(|finding| finding.is_well);
     let mut out = std::io::stdout().lock();
     if args.json {
         let rows: Vec<_> = findings
             .iter()
-            .map(|finding| json!({ "part": finding.part, "ok": finding.is_well, "message": finding.told }))
+            .map(|finding| {
+                let mut row = json!({ "part": finding.part, "ok": finding.is_well, "message": finding.told });
+                if let Some(measured) = &finding.measured {
+                    row["measured"] = measured.clone();
+                }
+                row
+            })
             .collect();
-        writeln!(out, "{}", serde_json::Value::Array(rows))?;
+        writeln!(out, "{}", Value::Array(rows))?;
     } else {
         for finding in &findings {
             let mark = if finding.is_well { "ok  " } else { "BAD " };
@@ -67,7 +86,7 @@ pub fn run(args: &DoctorArgs, environment: Environment<'_>) -> anyhow::Result<Ex
 
 fn finding(part: &'static str, outcome: Result<String, String>) -> Finding {
     let is_well = outcome.is_ok();
-    Finding { part, is_well, told: outcome.unwrap_or_else(|told| told) }
+    Finding { part, is_well, told: outcome.unwrap_or_else(|told| told), measured: None }
 }
 
 fn weights(config: &Config) -> Finding {
@@ -123,27 +142,125 @@ async fn ask_database(config: &Config) -> Vec<Finding> {
     findings
 }
 
-fn snapshots(config: &Config) -> Finding {
+/// Whether snapshots are sound, and what searches find of what is in them. A server answers by the same index, and by what came
+/// since.
+fn snapshots(config: &Config) -> Vec<Finding> {
     let snapshots = Snapshots::in_data_dir(&config.server.data_dir);
-    let outcome = snapshots.list().map_err(|error| format!("cannot be read: {error}")).and_then(|saved| {
-        let damaged: Vec<String> = saved
-            .iter()
-            .map(|(key, generation_id)| snapshots.folder(*key, *generation_id))
-            .filter_map(|folder| {
-                tertulia_index::verify_snapshot(&folder).err().map(|error| format!("{}: {error}", folder.display()))
-            })
-            .collect();
-        if damaged.is_empty() {
-            Ok(format!("{} sound", saved.len()))
-        } else {
-            Err(format!("{}; the server removes them at its next start and builds from Postgres", damaged.join("; ")))
+    let saved = match snapshots.list() {
+        Ok(saved) => saved,
+        Err(error) => return vec![finding("snapshots", Err(format!("cannot be read: {error}")))],
+    };
+    let started = Instant::now();
+    let (mut sound, mut damaged, mut unmeasured, mut recall) = (0, Vec::new(), 0, Vec::new());
+    for (key, generation_id) in saved {
+        let folder = snapshots.folder(key, generation_id);
+        let index = match restore(&folder, config.retrieval.vectors) {
+            Ok(Some(index)) => index,
+            Ok(None) => continue,
+            Err(error) => {
+                damaged.push(format!("{}: {error}", folder.display()));
+                continue;
+            }
+        };
+        sound += 1;
+        if index.is_empty() {
+            continue;
         }
+        if started.elapsed() >= RECALL_TIME_OF_ALL {
+            unmeasured += 1;
+            continue;
+        }
+        recall.push(told_recall(&key.knowledge_base_id.to_string(), &index.measure_recall(RECALL_TIME)));
+    }
+    if unmeasured > 0 {
+        let told = format!("{unmeasured} more knowledge bases were not measured, for lack of time");
+        recall.push(finding("recall", Ok(told)));
+    } else if recall.is_empty() {
+        let told = "nothing to measure: no snapshot holds a chunk; a server saves what it has loaded every \
+                    `retrieval.snapshot_interval` and when it stops";
+        recall.push(finding("recall", Ok(told.to_owned())));
+    }
+    let outcome = if damaged.is_empty() {
+        Ok(format!("{sound} sound"))
+    } else {
+        Err(format!("{}; the server removes them at its next start and builds from Postgres", damaged.join("; ")))
+    };
+    [finding("snapshots", outcome)].into_iter().chain(recall).collect()
+}
+
+/// The index in `folder`; none if it is not saved yet.
+fn restore(folder: &Path, vectors: VectorSearch) -> Result<Option<Index>, RestoreError> {
+    // A server may have saved another one while the files were read.
+    match Index::restore_as_saved(folder, vectors).or_else(|_| Index::restore_as_saved(folder, vectors)) {
+        Ok(index) => Ok(Some(index)),
+        Err(RestoreError::Missing) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn told_recall(knowledge_base_id: &str, report: &RecallReport) -> Finding {
+    let RecallReport { chunks, questions, plain, filtered, ways } = report;
+    let (plain, filtered) = (plain.at_10(), filtered.at_10());
+    let ways = json!(ways);
+    let names: Vec<&str> = ways.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let told = format!(
+        "knowledge base {knowledge_base_id}: recall@10 {plain:.4}, with filters {filtered:.4}; {questions} questions, \
+         {chunks} chunks, searched by {}",
+        names.join(" and ")
+    );
+    let outcome = if plain.min(filtered) >= RECALL_MIN {
+        Ok(told)
+    } else {
+        Err(format!(
+            "{told}; a server that is searched mends its graphs by and by, `retrieval.vectors = \"scan\"` does without"
+        ))
+    };
+    let measured = json!({
+        "knowledge_base_id": knowledge_base_id,
+        "recall_at_10": plain,
+        "recall_at_10_with_filters": filtered,
+        "questions": questions,
+        "chunks": chunks,
+        "ways": ways,
     });
-    finding("snapshots", outcome)
+    Finding { measured: Some(measured), ..finding("recall", outcome) }
 }
 
 fn open_files() -> Finding {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let hard = limit.maximum.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
     finding("files", Ok(format!("at most {hard} open files, so about as many connections")))
+}
+
+#[cfg(test)]
+mod tests {
+    use tertulia_index::{Recall, VectorWay};
+
+    use super::*;
+
+    #[test]
+    fn too_little_recall_needs_doing() {
+        let check = |plain: usize, filtered: usize, is_well: bool| {
+            let report = RecallReport {
+                chunks: 2_000_000,
+                questions: 100,
+                plain: Recall { wanted: 1_000, found: plain },
+                filtered: Recall { wanted: 2_000, found: filtered },
+                ways: vec![VectorWay::Graph, VectorWay::Estimate],
+            };
+            let found = told_recall("b", &report);
+            assert_eq!((found.part, found.is_well), ("recall", is_well), "{}", found.told);
+            assert_eq!(found.told.contains("retrieval.vectors"), !is_well, "{}", found.told);
+            found
+        };
+        let found = check(981, 1_998, true);
+        let told = "knowledge base b: recall@10 0.9810, with filters 0.9990; 100 questions, 2000000 chunks, searched by \
+                    graph and estimate";
+        assert_eq!(found.told, told);
+        let measured = found.measured.unwrap();
+        assert_eq!((&measured["recall_at_10"], &measured["recall_at_10_with_filters"]), (&json!(0.981), &json!(0.999)));
+        assert_eq!(measured["ways"], json!(["graph", "estimate"]));
+        check(979, 2_000, false);
+        check(1_000, 1_950, false);
+    }
 }

@@ -1,6 +1,7 @@
 //! What graphs miss in searches as they are: now and then one is repeated in the background without them.
 //!
-//! A graph that finds too little is searched wider by the index itself, or let go; see `Index::watch_graphs`.
+//! A graph that finds too little is searched wider by the index itself, or let go; see `Index::watch_graphs`. One that is to
+//! be built once more, the sync builds, which is woken for it.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -10,7 +11,7 @@ use std::{
 use tertulia_index::{Filter, Fusion, GraphWatch, Index, Mode, Options, Query};
 use tokio::time::Instant;
 
-use super::BaseKey;
+use super::{BaseKey, LoadedBases};
 use crate::{compute::Compute, tasks::Tasks};
 
 /// Shortest time between two searches that are repeated: each costs the background a scan.
@@ -22,6 +23,7 @@ const WANTED_MAX: u64 = 10_000;
 pub struct RecallWatch {
     compute: Arc<Compute>,
     tasks: Tasks,
+    loaded: Arc<LoadedBases>,
     state: Arc<Mutex<State>>,
 }
 
@@ -35,8 +37,8 @@ struct State {
 
 impl RecallWatch {
     /// One that has seen nothing.
-    pub fn new(compute: Arc<Compute>, tasks: Tasks) -> Self {
-        Self { compute, tasks, state: Arc::default() }
+    pub fn new(compute: Arc<Compute>, tasks: Tasks, loaded: Arc<LoadedBases>) -> Self {
+        Self { compute, tasks, loaded, state: Arc::default() }
     }
 
     /// Takes in that `index` is being searched. If that is due, it is searched once more in the background, with and without
@@ -46,7 +48,7 @@ impl RecallWatch {
         if !index.has_graph() || !self.state.try_lock().is_ok_and(|mut state| state.is_due()) {
             return;
         }
-        let (compute, state) = (self.compute.clone(), self.state.clone());
+        let (compute, loaded, state) = (self.compute.clone(), self.loaded.clone(), self.state.clone());
         let (index, embedding, filter) = (index.clone(), embedding.to_vec(), filter.cloned());
         self.tasks.spawn(async move {
             let repeated = compute.run_in_background(move || {
@@ -69,8 +71,15 @@ impl RecallWatch {
             for (recall, breadth) in &watch.widened {
                 tracing::info!(%knowledge_base_id, recall, breadth, "a graph found too little; it is searched wider");
             }
-            if watch.let_go > 0 {
-                tracing::warn!(%knowledge_base_id, "a graph found too little and was let go; its segment is scanned");
+            for recall in &watch.rebuilt {
+                tracing::warn!(%knowledge_base_id, recall, "a graph found too little and was let go; it is built once more, with more care");
+            }
+            for recall in &watch.let_go {
+                tracing::warn!(%knowledge_base_id, recall, "a graph that was built once more found too little; its segment is scanned");
+            }
+            let is_let_go = !watch.rebuilt.is_empty() || !watch.let_go.is_empty();
+            if is_let_go && let Some(base) = loaded.find(key) {
+                base.wake(0);
             }
         });
     }

@@ -119,7 +119,7 @@ impl Sync {
         config: RetrievalConfig,
     ) -> Arc<Self> {
         let loads = Semaphore::new((store.service_connections_max() / LOADS_SHARE).max(1));
-        let recall = RecallWatch::new(compute.clone(), tasks.clone());
+        let recall = RecallWatch::new(compute.clone(), tasks.clone(), loaded.clone());
         Arc::new(Self { store, loaded, compute, snapshots, tasks, config, loads, poll_all: Notify::new(), recall })
     }
 
@@ -417,8 +417,13 @@ impl Sync {
                         tracing::info!(%knowledge_base_id, rows, took_ms, recall = built.recall, "graph built");
                         base.wake(0);
                     }
+                    Ok(GraphStep::TooLittle { recall }) => {
+                        tracing::warn!(%knowledge_base_id, recall, "a graph found too little; it is built once more, with more care");
+                    }
                     Ok(GraphStep::Refused(reason)) => {
                         tracing::warn!(%knowledge_base_id, reason, "no graph for a large segment; it is scanned");
+                        // What was found out is saved.
+                        base.wake(0);
                     }
                     Ok(GraphStep::NoRoom { bytes }) => {
                         if !is_told {

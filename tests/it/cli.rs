@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use crate::harness::binary::{Serve, command, data_dir, outcome_of, run, run_well, stop_orphan};
+use serde_json::{Value, json};
+
+use crate::harness::binary::{Outcome, Serve, command, data_dir, outcome_of, run, run_well, stop_orphan};
 
 #[test]
 fn from_nothing_to_an_answer() {
@@ -81,6 +83,56 @@ fn from_nothing_to_an_answer() {
     // After the server: the database is started for the command again.
     let tenants = run_well(&["tenant", "list", "--json", "--data-dir", path]).json();
     assert_eq!(tenants[0]["name"], "acme");
+}
+
+#[test]
+fn doctor_measures_recall() {
+    let dir = data_dir();
+    let path = dir.path().to_str().unwrap();
+    run_well(&["tenant", "create", "acme", "--data-dir", path]);
+    let recall = |outcome: Outcome| -> Vec<Value> {
+        let parts = outcome.json().as_array().unwrap().clone();
+        parts.into_iter().filter(|part| part["part"] == "recall").collect()
+    };
+    // Nothing is known before a server has saved something.
+    let found = recall(run_well(&["doctor", "--json", "--data-dir", path]));
+    assert!(matches!(&found[..], [one] if one["measured"].is_null() && one["ok"] == true), "{found:?}");
+
+    let serve = Serve::start(dir.path());
+    let (url, key) =
+        (serve.url(), run_well(&["key", "create", "--tenant", "acme", "--json", "--data-dir", path]).json());
+    let key = key["key"].as_str().unwrap();
+    let create = ["knowledge-base", "create", "manual", "--json", "--url", &url, "--key", key];
+    let base = run_well(&create).json()["id"].as_str().unwrap().to_owned();
+    let folder = tempfile::tempdir().unwrap();
+    for n in 0..60 {
+        let words = ["heron", "swift", "pike", "vacuum", "index"].iter().cycle().skip(n % 7).take(n % 11 + 1);
+        let text = format!("# Note {n}\n\n{}\n", words.copied().collect::<Vec<_>>().join(" "));
+        fs::write(folder.path().join(format!("{n}.md")), text).unwrap();
+    }
+    run_well(&["ingest", folder.path().to_str().unwrap(), "--url", &url, "--key", key, "--knowledge-base", &base]);
+    crate::harness::wait_until("the index has all of it", || {
+        let search =
+            ["search", "heron", "--json", "--url", &url, "--key", key, "--knowledge-base", &base, "--top-k", "60"];
+        let answer = run_well(&search).json();
+        (answer["source"] == "memory" && answer["results"].as_array().unwrap().len() == 60).then_some(())
+    });
+    assert_eq!(serve.stop(), 0);
+
+    let found = recall(run_well(&["doctor", "--json", "--data-dir", path]));
+    let [found] = &found[..] else { panic!("{found:?}") };
+    let measured = &found["measured"];
+    assert_eq!(measured["knowledge_base_id"], base);
+    assert_eq!(
+        (&measured["recall_at_10"], &measured["recall_at_10_with_filters"]),
+        (&json!(1.0), &json!(1.0)),
+        "{found}"
+    );
+    assert_eq!((&measured["chunks"], &measured["questions"]), (&json!(60), &json!(100)), "{found}");
+    assert_eq!(measured["ways"], json!(["scan"]), "{found}");
+    let told = run_well(&["doctor", "--data-dir", path]).stdout;
+    let line = told.lines().find(|line| line.contains("recall@10")).unwrap_or_else(|| panic!("{told}"));
+    assert!(line.starts_with("ok") && line.contains(&base) && line.contains("with filters 1.0000"), "{line}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Tenant, TestApp, connect, until};
+use crate::harness::{Tenant, TestApp, until};
 
 /// How the segments of `knowledge_base` are searched, each with its number of chunks, the largest first.
 async fn ways(acme: &Tenant, knowledge_base: &str) -> Vec<(u64, Value)> {
@@ -27,21 +27,10 @@ async fn until_by_graph(acme: &Tenant, knowledge_base: &str) -> u64 {
     .await
 }
 
-/// A knowledge base of two documents with 750 chunks each, with embeddings of all directions, put there by SQL.
+/// A knowledge base of two documents with 750 chunks each.
 async fn large(app: &TestApp, acme: &Tenant) -> String {
-    let id = acme.knowledge_base("large").await;
-    acme.put_text(&id, "first", "The first text.").await;
-    acme.put_text(&id, "second", "The second text.").await;
-    let statement = format!(
-        "INSERT INTO knowledge_chunks (tenant_id, knowledge_base_id, generation_id, document_id, ordinal, heading, content, embedding)
-         SELECT c.tenant_id, c.knowledge_base_id, c.generation_id, c.document_id, n, '', 'text ' || n,
-             ARRAY(SELECT sin(n * 7.1 + i * i * n)::real FROM generate_series(1, vector_dims(c.embedding)) AS i)::vector
-         FROM (SELECT * FROM knowledge_chunks WHERE knowledge_base_id = '{id}') AS c, generate_series(1, 750) AS n"
-    );
-    let sql = connect(&app.database.owner_url()).await;
-    sql.batch_execute(&statement).await.unwrap();
-    let version: i64 = sql.query_one("SELECT version FROM knowledge_bases", &[]).await.unwrap().get(0);
-    acme.until_in_memory(&id, version as u64).await;
+    let (id, version) = app.large_knowledge_base(acme, "large", 750).await;
+    acme.until_in_memory(&id, version).await;
     id
 }
 
@@ -126,6 +115,52 @@ async fn a_graph_that_is_built_saves_nothing_of_what_is_gone() {
     until("its snapshot is removed", async || (!folder.exists()).then_some(())).await;
     app.stop().await;
     assert!(!folder.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_let_go_while_its_graph_is_built_comes_back() {
+    let mut app = TestApp::start_with(&[("TERTULIA_RETRIEVAL_VECTORS", "scan")]).await;
+    let acme = app.tenant("acme").await;
+    let first = app.large_knowledge_base(&acme, "first", 1_500).await;
+    let second = app.large_knowledge_base(&acme, "second", 1_500).await;
+    app.stop().await;
+    let _ = std::fs::remove_dir_all(app.data_dir().join("snapshots"));
+    // Room for one with its graph, which is counted from its first row on, but not for another one beside it.
+    let bytes_max = 28_000_000;
+    app.restart_with(&[
+        ("TERTULIA_RETRIEVAL_VECTORS", "graph"),
+        ("TERTULIA_RETRIEVAL_UNLOAD_AFTER", "1ms"),
+        ("TERTULIA_RETRIEVAL_SNAPSHOT_INTERVAL", "100ms"),
+        ("TERTULIA_RETRIEVAL_MEMORY_BYTES_MAX", &bytes_max.to_string()),
+    ])
+    .await;
+    let acme = Tenant { client: acme.client.at(&app.client()), ..acme };
+    let bytes = async |id: &str| {
+        let status = acme.client.get(&format!("/v1/knowledge-bases/{id}")).await.json();
+        status["memory_bytes"].as_u64().unwrap()
+    };
+
+    // They push each other out in turns, each while its graph is built.
+    let mut gone: Option<&str> = None;
+    for (id, version) in [&first, &second, &first, &second, &first] {
+        acme.until_in_memory(id, *version).await;
+        if let Some(gone) = gone.replace(id) {
+            assert_eq!(bytes(gone).await, 0);
+            assert_eq!(graph_files(&app, &acme, gone), Vec::<PathBuf>::new(), "its graph was done when it was let go");
+        }
+        until("its graph is begun", async || (bytes(id).await > 16 << 20).then_some(())).await;
+        assert!(app.metric("index_memory_bytes").await <= bytes_max);
+    }
+    assert_eq!(app.metric("index_unloads_total").await, 4);
+
+    // The last one stays, its graph is done, it finds what it did, and nothing of those that went is counted.
+    let (first, _) = first;
+    assert_eq!(until_by_graph(&acme, &first).await, 3_002);
+    let answer = acme.search(&first, &json!({ "query": "The first text.", "mode": "semantic" })).await;
+    assert_eq!((&answer["source"], &answer["results"][0]["content"]), (&json!("memory"), &json!("The first text.")));
+    until("only it is counted", async || (app.metric("index_memory_bytes").await == bytes(&first).await).then_some(()))
+        .await;
+    until("its graph is saved", async || graph_files(&app, &acme, &first).pop()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

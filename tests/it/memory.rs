@@ -32,13 +32,6 @@ async fn warm(acme: &Tenant, id: &str) -> Value {
     reply.json()
 }
 
-async fn metric(app: &TestApp, name: &str) -> u64 {
-    let metrics = app.client().get("/metrics").await;
-    let text = String::from_utf8_lossy(&metrics.body).into_owned();
-    let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap();
-    line.rsplit(' ').next().unwrap().parse().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_least_recently_searched_is_let_go_and_comes_back_from_its_snapshot() {
     let (app, acme, [first, second]) = two_bases(&[("TERTULIA_RETRIEVAL_UNLOAD_AFTER", "1ms")]).await;
@@ -51,10 +44,10 @@ async fn the_least_recently_searched_is_let_go_and_comes_back_from_its_snapshot(
         assert_eq!(answer["source"], "memory");
         assert_eq!(external_ids(&answer).len(), 10);
         assert!(answer["results"][0]["content"].as_str().unwrap().contains(&format!("of base {n}")), "{answer}");
-        assert!(metric(&app, "index_memory_bytes").await <= 120_000);
+        assert!(app.metric("index_memory_bytes").await <= 120_000);
     }
-    assert!(metric(&app, "index_unloads_total").await >= 2);
-    assert!(metric(&app, "index_loads_total").await >= 3);
+    assert!(app.metric("index_unloads_total").await >= 2);
+    assert!(app.metric("index_loads_total").await >= 3);
     // What happens to one while it is not loaded is there when it comes back, and what no trigger saw is not: it was not
     // read again.
     sql.batch_execute(&format!("UPDATE knowledge_chunks SET content = 'An egret.' WHERE knowledge_base_id = '{second}' AND content LIKE 'Text 3 %'"))
@@ -84,7 +77,7 @@ async fn one_that_is_in_use_is_not_let_go() {
         assert_eq!(acme.search(&second, &json!({ "query": "herons" })).await["source"], "postgres");
         assert_eq!(acme.search(&first, &json!({ "query": "herons" })).await["source"], "memory");
     }
-    assert_eq!(metric(&app, "index_unloads_total").await, 0);
+    assert_eq!(app.metric("index_unloads_total").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,7 +91,7 @@ async fn one_that_nobody_searches_takes_no_room_from_others() {
     })
     .await;
     assert_eq!(status(&acme, &first).await["status"], "ready");
-    assert_eq!(metric(&app, "index_unloads_total").await, 0);
+    assert_eq!(app.metric("index_unloads_total").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

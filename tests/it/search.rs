@@ -151,6 +151,40 @@ async fn explain_says_how_each_hit_was_found() {
     assert_eq!(external_ids(&answer), external_ids(&plain));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_says_when_it_may_miss_some_of_the_nearest() {
+    let app = TestApp::start_with(&[("TERTULIA_RETRIEVAL_MEMORY_BYTES_MAX", "0")]).await;
+    let acme = app.tenant("acme").await;
+    // 10,000 chunks with the two that the texts are.
+    let (id, _) = app.large_knowledge_base(&acme, "large", 4_999).await;
+    let search = async |mode: &str, options: Value| -> Value {
+        let mut request = json!({ "query": "The first text.", "mode": mode });
+        request.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+        let answer = acme.search(&id, &request).await;
+        assert_eq!(answer["source"], "postgres");
+        answer
+    };
+    for mode in ["semantic", "hybrid", "keyword"] {
+        let answer = search(mode, json!({})).await;
+        assert!(answer.get("partial").is_none(), "{mode}: {answer}");
+        assert_eq!(external_ids(&answer)[0], "first", "{mode}");
+    }
+
+    // One more, and vectors are found by an index that does not find all.
+    acme.put_text(&id, "third", "Something else.").await;
+    for mode in ["semantic", "hybrid"] {
+        let answer = search(mode, json!({})).await;
+        assert_eq!(answer["partial"]["reason"], "approximate", "{mode}: {answer}");
+        assert!(answer["partial"]["detail"].as_str().unwrap().contains("Postgres"), "{mode}: {answer}");
+        let hits = answer["results"].as_array().unwrap();
+        assert_eq!((hits.len(), &hits[0]["content"]), (5, &json!("The first text.")), "{mode}: {answer}");
+        // There are three documents, so the longest lists do not have five of them, which tells more.
+        let answer = search(mode, json!({ "group_by": "document" })).await;
+        assert_eq!(answer["partial"]["reason"], "candidate_limit", "{mode}: {answer}");
+    }
+    assert!(search("keyword", json!({})).await.get("partial").is_none());
+}
+
 /// Three documents of three chunks each, of different ages, all about the same.
 async fn with_parts(memory_bytes: &str) -> (TestApp, Tenant, String) {
     let settings =

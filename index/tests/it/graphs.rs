@@ -12,8 +12,8 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Map, json};
 use tempfile::TempDir;
 use tertulia_index::{
-    Batch, Chunk, Filter, Fusion, GraphStep, Index, Mode, Options, Query, RestoreError, SemanticExplain, Settings,
-    VectorSearch, VectorWay, verify_snapshot,
+    Batch, Chunk, Filter, Fusion, GraphStep, GraphWatch, Index, Mode, Options, Query, RestoreError, SemanticExplain,
+    Settings, VectorSearch, VectorWay, verify_snapshot,
 };
 use uuid::Uuid;
 
@@ -209,7 +209,7 @@ fn searches_that_are_repeated_tell_what_a_graph_misses() {
         let filter = (at % 2 == 1).then_some(&half);
         let watch =
             index.watch_graphs(&question(&embedding, filter)).expect("a sound query").expect("a graph is taken");
-        assert_eq!((watch.wanted, watch.widened.len(), watch.let_go), (10, 0, 0));
+        assert_eq!(watch, GraphWatch { wanted: 10, found: watch.found, ..GraphWatch::default() });
         wanted += watch.wanted;
         found += watch.found;
     }
@@ -261,12 +261,15 @@ fn rows_that_a_graph_cannot_tell_apart_are_scanned() {
         chunk.embedding = centre.iter().map(|value| value + rng.random_range(-0.000_3..0.000_3)).collect();
     }
     let index = indexed(graph_settings(), &all);
-    let refused = loop {
+    let next = || loop {
         match index.build_graphs(Duration::from_secs(1), usize::MAX) {
             GraphStep::Unfinished => {}
             step => break step,
         }
     };
+    let first = next();
+    assert!(matches!(first, GraphStep::TooLittle { recall } if recall < 0.98), "{first:?}");
+    let refused = next();
     assert!(matches!(&refused, GraphStep::Refused(reason) if reason.contains("nearest rows")), "{refused:?}");
     assert_eq!(index.build_graphs(Duration::ZERO, usize::MAX), GraphStep::Idle, "it is settled");
     assert_eq!(ways(&index), [(1_200, VectorWay::Scan)]);
@@ -346,6 +349,8 @@ fn a_graph_is_saved_once_and_there_after_a_restart() {
     verify_snapshot(folder.path()).expect("sound");
     let written = || fs::metadata(&path).and_then(|file| file.modified()).expect("a time");
     let before = written();
+    let as_saved = Index::restore_as_saved(folder.path(), VectorSearch::Graph).expect("a snapshot");
+    assert_eq!((as_saved.settings(), ways(&as_saved)), (&graph_settings(), vec![(1_100, VectorWay::Graph)]));
     let index = restore(folder.path());
     assert_eq!(ways(&index), [(1_100, VectorWay::Graph)]);
     assert_eq!(build(&index), Vec::<usize>::new());
@@ -374,6 +379,8 @@ fn a_damaged_graph_is_removed_and_built_again() {
     let sound = fs::read(&path).expect("a file");
     let check = |what: &str| {
         assert!(matches!(verify_snapshot(folder.path()), Err(RestoreError::Damaged { .. })), "{what}");
+        let as_saved = Index::restore_as_saved(folder.path(), VectorSearch::Graph);
+        assert!(matches!(as_saved, Err(RestoreError::Damaged { .. })), "{what}");
         let index = restore(folder.path());
         assert_eq!(ways(&index), [(1_100, VectorWay::Scan)], "{what}");
         assert!(!path.exists(), "{what}");

@@ -119,6 +119,33 @@ impl TestApp {
         self.data_dir.path()
     }
 
+    /// The value of a metric without labels.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let metrics = self.client().get("/metrics").await;
+        let text = String::from_utf8_lossy(&metrics.body).into_owned();
+        let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// A knowledge base of two documents of a chunk each, `first` and `second`, and of `chunks` more chunks for each, with
+    /// embeddings of all directions, put there by SQL. Gives its id and version.
+    pub async fn large_knowledge_base(&self, tenant: &Tenant, name: &str, chunks: usize) -> (String, u64) {
+        let id = tenant.knowledge_base(name).await;
+        tenant.put_text(&id, "first", "The first text.").await;
+        tenant.put_text(&id, "second", "The second text.").await;
+        let statement = format!(
+            "INSERT INTO knowledge_chunks (tenant_id, knowledge_base_id, generation_id, document_id, ordinal, heading, content, embedding)
+             SELECT c.tenant_id, c.knowledge_base_id, c.generation_id, c.document_id, n, '', 'text ' || n,
+                 ARRAY(SELECT sin(n * 7.1 + i * i * n)::real FROM generate_series(1, vector_dims(c.embedding)) AS i)::vector
+             FROM (SELECT * FROM knowledge_chunks WHERE knowledge_base_id = '{id}') AS c, generate_series(1, {chunks}) AS n"
+        );
+        let sql = connect(&self.database.owner_url()).await;
+        sql.batch_execute(&statement).await.unwrap();
+        let version = format!("SELECT version FROM knowledge_bases WHERE id = '{id}'");
+        let version: i64 = sql.query_one(&version, &[]).await.unwrap().get(0);
+        (id, version as u64)
+    }
+
     /// A new tenant with a key that has every scope.
     pub async fn tenant(&self, name: &str) -> Tenant {
         let store = self.operator_store().await;
