@@ -115,7 +115,7 @@ pub fn run(cli: Cli, environment: impl Fn(&str) -> Option<String>) -> anyhow::Re
         Command::Key(args) => key::run(&args, &environment).map(|()| ExitCode::SUCCESS),
         Command::KnowledgeBase(args) => knowledge_base::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Ingest(args) => ingest::run(&args),
-        Command::Search(args) => search::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Search(args) => search::run(&args, &environment).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor::run(&args, &environment),
         Command::Settings => settings::run().map(|()| ExitCode::SUCCESS),
     }
