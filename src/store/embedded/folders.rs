@@ -65,15 +65,18 @@ pub(super) fn let_in(data_dir: &Path, account: Account) -> Result<(), ClusterErr
     }
     match account.first_closed(data_dir).map_err(failed)? {
         None => Ok(()),
-        Some(closed) => Err(ClusterError::Refused(format!(
-            "Postgres does not run as root, and the user with the id {} that it runs as may not enter {}, on the way to \
-             {}: choose a --data-dir that every user can reach (such as /var/lib/tertulia), or start tertulia as an \
-             ordinary user",
-            account.uid,
-            closed.display(),
-            data_dir.display()
-        ))),
+        Some(closed) => Err(no_way(&closed, data_dir, account)),
     }
+}
+
+fn no_way(closed: &Path, data_dir: &Path, account: Account) -> ClusterError {
+    ClusterError::Refused(format!(
+        "Postgres does not run as root, and {}, who runs it, may not enter {}, on the way to {}: choose a --data-dir that \
+         every user can reach (such as /var/lib/tertulia), or start tertulia as an ordinary user",
+        account.told(),
+        closed.display(),
+        data_dir.display()
+    ))
 }
 
 /// Creates the cluster in `folder` with initdb, unless it is there. One that a crash has left unfinished is made anew.
