@@ -105,8 +105,10 @@ async fn database(config: &Config) -> Vec<Finding> {
         if is_well && config.server.data_dir.join("postgres").exists() {
             findings.extend(ask_database(config).await);
         } else if is_well {
-            let told = format!("none yet in {}; `tertulia serve` makes it", config.server.data_dir.display());
-            findings.push(finding("database", Ok(told)));
+            let outcome = embedded::check_data_dir(&config.server.data_dir)
+                .map(|()| format!("none yet in {}; `tertulia serve` makes it", config.server.data_dir.display()))
+                .map_err(|error| format!("{:#}", anyhow::Error::from(error)));
+            findings.push(finding("database", outcome));
         }
         return findings;
     }

@@ -1,6 +1,6 @@
 //! The command line, with the real binary: the way of a new user, and every wrong turn with what it says.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use serde_json::{Value, json};
 
@@ -295,6 +295,18 @@ fn what_is_missing_is_named_with_what_to_do() {
     sick.env("TERTULIA_RETRIEVAL_WEIGHTS_DIR", dir.path().join("none"));
     let outcome = outcome_of(sick);
     assert!(outcome.code == 1 && outcome.stdout.contains("BAD") && outcome.stdout.contains("setup.sh"), "{outcome:?}");
+
+    // Nothing is there yet, and Postgres could not get to it. Nobody but root may pass a folder of mode 0.
+    let closed = dir.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+    let below = closed.join("data");
+    let outcome = run(&["doctor", "--data-dir", below.to_str().unwrap()]);
+    assert!(outcome.code == 1 && outcome.stdout.contains("BAD  database"), "{outcome:?}");
+    assert!(outcome.stdout.contains(closed.to_str().unwrap()), "{outcome:?}");
+    assert!(outcome.stdout.contains("--data-dir"), "{outcome:?}");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o755)).unwrap();
+    assert!(!below.exists(), "doctor made it");
 
     let outcome = run(&["search", "x", "--url", "http://127.0.0.1:9", "--key", "k", "--knowledge-base", "b"]);
     assert!(outcome.code == 1 && outcome.stderr.contains("tertulia serve"), "{outcome:?}");
