@@ -16,7 +16,7 @@ use tertulia_index::{Encoder, Index, RecallReport, RestoreError, VectorSearch};
 
 use super::{Environment, SettingsArgs, operator::block_on};
 use crate::{
-    config::Config,
+    config::{Config, unknown_variables},
     knowledge::snapshots::Snapshots,
     store::{self, embedded},
 };
@@ -52,7 +52,7 @@ struct Finding {
 /// If the settings are wrong or standard output is gone; what it finds is no error.
 pub fn run(args: &DoctorArgs, environment: Environment<'_>) -> anyhow::Result<ExitCode> {
     let config = args.settings.load(None, environment)?;
-    let mut findings = vec![weights(&config)];
+    let mut findings = vec![settings(environment), weights(&config)];
     findings.extend(block_on(async { Ok(database(&config).await) })?);
     findings.extend(snapshots(&config));
     findings.push(open_files());
@@ -87,6 +87,13 @@ pub fn run(args: &DoctorArgs, environment: Environment<'_>) -> anyhow::Result<Ex
 fn finding(part: &'static str, outcome: Result<String, String>) -> Finding {
     let is_well = outcome.is_ok();
     Finding { part, is_well, told: outcome.unwrap_or_else(|told| told), measured: None }
+}
+
+/// What can be read is known by now; what is left is what nobody reads.
+fn settings(environment: Environment<'_>) -> Finding {
+    let unknown: Vec<String> = unknown_variables(environment.names).iter().map(ToString::to_string).collect();
+    let outcome = if unknown.is_empty() { Ok("each can be read".to_owned()) } else { Err(unknown.join("; ")) };
+    finding("settings", outcome)
 }
 
 fn weights(config: &Config) -> Finding {

@@ -96,7 +96,7 @@ pub fn run(args: &SearchArgs, environment: Environment<'_>) -> anyhow::Result<()
         writeln!(out, "{answer}")?;
         return Ok(());
     }
-    let plain = environment("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let plain = (environment.variable)("NO_COLOR").is_some_and(|value| !value.is_empty());
     let marks = if out.is_terminal() && !plain { BOLD } else { PLAIN };
     print(&mut out, args, &answer, round_trip, marks)?;
     Ok(())

@@ -261,6 +261,29 @@ fn every_mistake_in_the_settings_is_told_at_once() {
 }
 
 #[test]
+fn a_mistyped_variable_is_told_with_the_nearest() {
+    let dir = data_dir();
+    let path = dir.path().to_str().unwrap();
+    let mistyped = |arguments: &[&str]| {
+        let mut command = command(arguments);
+        command.env("TERTULIA_SERVER_SHARD", "2").env("TERTULIA_LOG_FORMAT", "json");
+        outcome_of(command)
+    };
+    let doctor = mistyped(&["doctor", "--data-dir", path]);
+    let told = doctor.stdout.lines().find(|line| line.contains("settings")).unwrap_or_else(|| panic!("{doctor:?}"));
+    assert!(doctor.code == 1 && told.starts_with("BAD"), "{doctor:?}");
+    assert!(told.contains("TERTULIA_SERVER_SHARD is ignored") && told.contains("TERTULIA_SERVER_SHARDS?"), "{told}");
+
+    // A server starts all the same; this one ends at once, as its data directory cannot be.
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let serve = mistyped(&["serve", "--listen", "127.0.0.1:0", "--data-dir", file.to_str().unwrap()]);
+    let told = serve.stderr.lines().find(|line| line.contains("TERTULIA_SERVER_SHARDS?"));
+    let told = told.unwrap_or_else(|| panic!("{serve:?}"));
+    assert!(told.contains("WARN") && told.contains(r#""variable":"TERTULIA_SERVER_SHARD""#), "{told}");
+}
+
+#[test]
 fn what_is_missing_is_named_with_what_to_do() {
     let dir = data_dir();
     let path = dir.path().to_str().unwrap();

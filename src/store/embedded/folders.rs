@@ -243,7 +243,10 @@ mod tests {
         let stranger = Account { uid: 4_000_001, gid: 4_000_002, is_dropped_to: true };
         let data_dir = closed.join("not/yet");
         let told = check_way(&data_dir, stranger).expect_err("it is closed").to_string();
-        assert!(told.contains("the user with the id 4000001") && told.contains(&closed.display().to_string()), "{told}");
+        assert!(
+            told.contains("the user with the id 4000001") && told.contains(&closed.display().to_string()),
+            "{told}"
+        );
         assert!(told.contains(&data_dir.display().to_string()), "{told}");
         // The data directory itself is opened by the server.
         check_way(&closed, stranger).expect("the way to it is open");
