@@ -17,6 +17,7 @@ pub mod ctx;
 pub mod error;
 pub mod http;
 pub mod knowledge;
+pub mod metadata;
 pub mod metrics;
 pub mod server;
 pub mod store;
