@@ -67,6 +67,21 @@ pub fn merged(target: &Map<String, Value>, patch: &Map<String, Value>) -> Map<St
     target
 }
 
+/// `present`, a JSON object as text, with `patch` merged into it, if there is one.
+///
+/// # Errors
+/// `Invalid` about the field `metadata` if it would become too large.
+pub fn patched(present: &str, patch: Option<&Map<String, Value>>) -> Result<Map<String, Value>, Error> {
+    let present: Map<String, Value> =
+        serde_json::from_str(present).map_err(|error| Error::Internal(anyhow::Error::new(error)))?;
+    let Some(patch) = patch else { return Ok(present) };
+    let metadata = merged(&present, patch);
+    if bytes(&metadata) > BYTES_MAX {
+        return Err(Error::invalid_field("metadata", format!("would become larger than {BYTES_MAX} bytes of JSON")));
+    }
+    Ok(metadata)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -91,5 +106,15 @@ mod tests {
         check(json!({"a":[{"b":"c"}]}), json!({"a":[1]}), json!({"a":[1]}));
         check(json!({"e":null}), json!({"a":1}), json!({"e":null,"a":1}));
         check(json!({}), json!({"a":{"bb":{"ccc":null}}}), json!({"a":{"bb":{}}}));
+    }
+
+    #[test]
+    fn metadata_cannot_grow_beyond_the_limit_by_patches() {
+        // `{"a":"…","b":""}`
+        let present = |bytes: usize| json!({ "a": "x".repeat(bytes - 15) }).to_string();
+        let patch = object(json!({ "b": "" }));
+        assert_eq!(bytes(&patched(&present(BYTES_MAX), Some(&patch)).unwrap()), BYTES_MAX);
+        assert_eq!(patched(&present(BYTES_MAX + 1), Some(&patch)).unwrap_err().meaning().status, 400);
+        assert!(patched(&present(BYTES_MAX + 1), None).is_ok(), "what is there stays");
     }
 }
