@@ -29,7 +29,7 @@ knowledge_base=$(ensure_knowledge_base manual)
 if compgen -G 'demo/postgresql/*.html' >/dev/null; then
     echo "Putting PostgreSQL's manual into the knowledge base (the next time only what changed) …"
     "$binary" ingest demo/postgresql --knowledge-base "$knowledge_base" \
-        --source-url-prefix https://www.postgresql.org/docs/current/
+        --source-url-prefix "$(manual_url demo/postgresql)"
 fi
 
 printf '\n> %s\n\n' "$QUESTION"
@@ -45,7 +45,7 @@ cat <<BLOCK
     -d '{"query": "how do I take a backup while the database is in use", "top_k": 3}'
 
   API description: $TERTULIA_URL/docs      metrics: $TERTULIA_URL/metrics
-  In a shell:      set -a; . data/access.env; TERTULIA_URL=$TERTULIA_URL; set +a
+  In a shell:      set -a; . data/access.env; set +a
                    $binary search "…" --knowledge-base $knowledge_base
   Stop with Ctrl-C. 'make clean-data' removes what was stored.
 ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # For sourcing: starts a server on a data directory and gives it a tenant, a key and knowledge bases to play with.
 #
-# Access is kept in $data_dir/access.env (mode 0600), so that the next run finds the same tenant and key.
+# Access is kept in $data_dir/access.env (mode 0600), so that the next run finds the same tenant and key, and another shell the
+# server.
 
 # A command that fails inside `$(…)` ends the script too.
 shopt -s inherit_errexit
@@ -82,23 +83,25 @@ stop_server() {
     server_pid=""
 }
 
-# ensure_access TENANT: exports TERTULIA_KEY, from the last run or a new one.
+# ensure_access TENANT: exports TERTULIA_KEY, from the last run or a new one, and writes it down with the server's address.
 ensure_access() {
-    local tenant=$1 file=$data_dir/access.env
+    local tenant=$1 file=$data_dir/access.env url=$TERTULIA_URL
     unset TERTULIA_KEY
     if [[ -e $file ]]; then
         # shellcheck disable=SC1090  # written below
         . "$file"
         export TERTULIA_KEY
+        # Its address is that of the last run.
+        TERTULIA_URL=$url
     fi
     if [[ -z ${TERTULIA_KEY:-} ]] || ! "$binary" knowledge-base list >/dev/null 2>&1; then
         if ! "$binary" tenant list --data-dir "$data_dir" | awk -v name="$tenant" '$2 == name { found = 1 } END { exit !found }'; then
             "$binary" tenant create "$tenant" --tier enterprise --data-dir "$data_dir" >/dev/null
         fi
         TERTULIA_KEY=$("$binary" key create --tenant "$tenant" --name demo --data-dir "$data_dir" | sed -n 1p)
-        (umask 077 && printf 'TERTULIA_KEY=%q\n' "$TERTULIA_KEY" >"$file")
         export TERTULIA_KEY
     fi
+    (umask 077 && printf 'TERTULIA_KEY=%q\nTERTULIA_URL=%q\n' "$TERTULIA_KEY" "$TERTULIA_URL" >"$file")
 }
 
 # ensure_knowledge_base NAME: prints the id of the one of that name, which is made if it is missing.
@@ -107,6 +110,15 @@ ensure_knowledge_base() {
     id=$("$binary" knowledge-base list | awk -v name="$1" '$2 == name && !seen++ { print $1 }')
     if [[ -z $id ]]; then id=$("$binary" knowledge-base create "$1" | awk 'NR == 1 { print $NF }'); fi
     printf '%s\n' "$id"
+}
+
+# manual_url FOLDER: where the pages of PostgreSQL's manual in FOLDER stand on the web, in their own version if they say which.
+manual_url() {
+    local version=""
+    if [[ -e $1/index.html ]]; then
+        version=$(sed -nE 's|.*<title>PostgreSQL ([0-9]+)[.0-9]* Documentation</title>.*|\1|p' "$1/index.html")
+    fi
+    printf 'https://www.postgresql.org/docs/%s/\n' "${version:-current}"
 }
 
 # postgres_url [ROLE]: the private Postgres of the server that runs, as its owner or another role: a connection string.

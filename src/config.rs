@@ -16,6 +16,8 @@ use tertulia_index::VectorSearch;
 
 /// Prefix of every environment variable but `DATABASE_URL`.
 const ENV_PREFIX: &str = "TERTULIA_";
+/// Variables with that prefix that are no settings: flags of the command line have them.
+pub const FLAG_VARIABLES: [&str; 3] = ["TERTULIA_CONFIG", "TERTULIA_URL", "TERTULIA_KEY"];
 
 /// The name of the encoder of `retrieval.weights_dir`.
 pub const STATIC_ENCODER: &str = "static";
@@ -464,17 +466,65 @@ fn read_file(path: &Path, text: &str, errors: &mut Vec<String>) -> BTreeMap<Stri
     values
 }
 
-/// "; did you mean …?" for the known name that shares the longest start or end with a mistyped one.
+/// "; did you mean …?" for the known name that is nearest to a mistyped one.
 fn suggestion(name: &str) -> String {
+    nearest(name, KNOBS.iter().map(|knob| knob.name))
+        .map(|known| format!("; did you mean `{known}`?"))
+        .unwrap_or_default()
+}
+
+/// The name of `known` that shares the longest start or end with a mistyped one; none if that is little.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let alike = |known: &str| {
         let start = known.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
         let end = known.bytes().rev().zip(name.bytes().rev()).take_while(|(a, b)| a == b).count();
         start + end
     };
-    let best = KNOBS.iter().map(|knob| knob.name).max_by_key(|known| alike(known));
-    best.filter(|known| alike(known) * 2 > known.len())
-        .map(|known| format!("; did you mean `{known}`?"))
-        .unwrap_or_default()
+    known.max_by_key(|known| alike(known)).filter(|known| alike(known) * 2 > known.len())
+}
+
+/// A variable that looks like a setting and is none.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UnknownVariable {
+    /// As it was set.
+    pub name: String,
+    /// The known one that it is most like, if there is one.
+    pub nearest: Option<String>,
+}
+
+impl fmt::Display for UnknownVariable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the environment variable {} is ignored, as there is no such setting", self.name)?;
+        self.nearest.as_ref().map_or(Ok(()), |known| write!(f, "; did you mean {known}?"))
+    }
+}
+
+/// Those of `names`, the environment's, that begin as our variables do and are none.
+pub fn unknown_variables(names: &[String]) -> Vec<UnknownVariable> {
+    let mut known: Vec<String> = KNOBS.iter().map(Knob::variable).collect();
+    known.extend(FLAG_VARIABLES.map(str::to_owned));
+    // Kubernetes tells every pod of every service: of one that is called tertulia, by TERTULIA_SERVICE_HOST and more.
+    let services: Vec<&str> = names.iter().filter_map(|name| name.strip_suffix("_SERVICE_HOST")).collect();
+    let of_service = |rest: &str| rest.starts_with("_SERVICE_") || rest == "_PORT" || rest.starts_with("_PORT_");
+    let is_of_service = |name: &str| services.iter().any(|service| name.strip_prefix(service).is_some_and(of_service));
+    let mut unknown: Vec<UnknownVariable> = names
+        .iter()
+        .filter(|name| name.starts_with(ENV_PREFIX) && !known.contains(name) && !is_of_service(name))
+        .map(|name| UnknownVariable { name: name.clone(), nearest: nearest_variable(name, &known) })
+        .collect();
+    unknown.sort_by(|left, right| left.name.cmp(&right.name));
+    unknown
+}
+
+fn nearest_variable(name: &str, known: &[String]) -> Option<String> {
+    let rests = || known.iter().filter_map(|known| known.strip_prefix(ENV_PREFIX));
+    let rest = name.strip_prefix(ENV_PREFIX)?.to_ascii_uppercase();
+    // The section is what is left out most easily; and the one name without our prefix is given it.
+    let whole = rests().find(|known| known.strip_suffix(&rest).is_some_and(|section| section.ends_with('_')));
+    match whole.or_else(|| nearest(&rest, rests())) {
+        _ if known.contains(&rest) => Some(rest),
+        found => found.map(|found| format!("{ENV_PREFIX}{found}")),
+    }
 }
 
 fn put<T: FromStr>(slot: &mut T, value: &str, wanted: &str) -> Result<(), String> {
@@ -623,6 +673,44 @@ mod tests {
         {
             assert!(told.contains(part), "{part} is missing in: {told}");
         }
+    }
+
+    #[test]
+    fn a_mistyped_variable_is_told_with_the_nearest_that_there_is() {
+        let check = |names: &[&str], expected: &[(&str, Option<&str>)]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let found = unknown_variables(&names);
+            let found: Vec<_> = found.iter().map(|it| (it.name.as_str(), it.nearest.as_deref())).collect();
+            assert_eq!(found, expected);
+        };
+        let all: Vec<String> = KNOBS.iter().map(Knob::variable).collect();
+        assert_eq!(unknown_variables(&all), []);
+        check(&["PATH", "TERTULIA_URL", "TERTULIA_KEY", "TERTULIA_CONFIG", "DATABASE_URL"], &[]);
+        for (name, nearest) in [
+            ("TERTULIA_SERVER_SHARD", Some("TERTULIA_SERVER_SHARDS")),
+            ("TERTULIA_SERVER_LITSEN", Some("TERTULIA_SERVER_LISTEN")),
+            ("TERTULIA_LISTEN", Some("TERTULIA_SERVER_LISTEN")),
+            ("TERTULIA_server_listen", Some("TERTULIA_SERVER_LISTEN")),
+            ("TERTULIA_DATA_DIR", Some("TERTULIA_SERVER_DATA_DIR")),
+            ("TERTULIA_DATABASE_URL", Some("DATABASE_URL")),
+            ("TERTULIA_KEYS", Some("TERTULIA_KEY")),
+            ("TERTULIA_", None),
+            ("TERTULIA_WATER", None),
+        ] {
+            check(&[name], &[(name, nearest)]);
+        }
+        let of_kubernetes = [
+            "TERTULIA_SERVICE_HOST",
+            "TERTULIA_SERVICE_PORT_HTTP",
+            "TERTULIA_PORT",
+            "TERTULIA_PORT_80_TCP",
+            "TERTULIA_OLD_SERVICE_HOST",
+            "TERTULIA_OLD_PORT",
+        ];
+        check(&of_kubernetes, &[]);
+        check(&["TERTULIA_PORT"], &[("TERTULIA_PORT", None)]);
+        let told = UnknownVariable { name: "TERTULIA_LISTEN".into(), nearest: Some("TERTULIA_SERVER_LISTEN".into()) };
+        assert!(told.to_string().ends_with("did you mean TERTULIA_SERVER_LISTEN?"), "{told}");
     }
 
     #[test]

@@ -19,8 +19,9 @@ const EXIT_CONFIGURATION: u8 = 64;
 fn main() -> ExitCode {
     let arguments = cli::Cli::parse();
     #[expect(clippy::disallowed_methods, reason = "this is where the environment comes in")]
-    let environment = |name: &str| std::env::var(name).ok();
-    match cli::run(arguments, environment) {
+    let variable = |name: &str| std::env::var(name).ok();
+    let names: Vec<String> = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
+    match cli::run(arguments, cli::Environment { variable: &variable, names: &names }) {
         Ok(code) => code,
         Err(error) => {
             // Whoever reads our output has seen enough, as in `tertulia key list | head -1`.

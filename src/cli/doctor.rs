@@ -16,7 +16,7 @@ use tertulia_index::{Encoder, Index, RecallReport, RestoreError, VectorSearch};
 
 use super::{Environment, SettingsArgs, operator::block_on};
 use crate::{
-    config::Config,
+    config::{Config, unknown_variables},
     knowledge::snapshots::Snapshots,
     store::{self, embedded},
 };
@@ -52,7 +52,7 @@ struct Finding {
 /// If the settings are wrong or standard output is gone; what it finds is no error.
 pub fn run(args: &DoctorArgs, environment: Environment<'_>) -> anyhow::Result<ExitCode> {
     let config = args.settings.load(None, environment)?;
-    let mut findings = vec![weights(&config)];
+    let mut findings = vec![settings(environment), weights(&config)];
     findings.extend(block_on(async { Ok(database(&config).await) })?);
     findings.extend(snapshots(&config));
     findings.push(open_files());
@@ -89,6 +89,13 @@ fn finding(part: &'static str, outcome: Result<String, String>) -> Finding {
     Finding { part, is_well, told: outcome.unwrap_or_else(|told| told), measured: None }
 }
 
+/// What can be read is known by now; what is left is what nobody reads.
+fn settings(environment: Environment<'_>) -> Finding {
+    let unknown: Vec<String> = unknown_variables(environment.names).iter().map(ToString::to_string).collect();
+    let outcome = if unknown.is_empty() { Ok("each can be read".to_owned()) } else { Err(unknown.join("; ")) };
+    finding("settings", outcome)
+}
+
 fn weights(config: &Config) -> Finding {
     let outcome = Encoder::load(&config.retrieval.weights_dir)
         .map(|encoder| format!("{}, {} dimensions", encoder.fingerprint(), encoder.dimensions()))
@@ -105,8 +112,10 @@ async fn database(config: &Config) -> Vec<Finding> {
         if is_well && config.server.data_dir.join("postgres").exists() {
             findings.extend(ask_database(config).await);
         } else if is_well {
-            let told = format!("none yet in {}; `tertulia serve` makes it", config.server.data_dir.display());
-            findings.push(finding("database", Ok(told)));
+            let outcome = embedded::check_data_dir(&config.server.data_dir)
+                .map(|()| format!("none yet in {}; `tertulia serve` makes it", config.server.data_dir.display()))
+                .map_err(|error| format!("{:#}", anyhow::Error::from(error)));
+            findings.push(finding("database", outcome));
         }
         return findings;
     }

@@ -75,8 +75,14 @@ pub struct SettingsArgs {
     pub data_dir: Option<PathBuf>,
 }
 
-/// Reads an environment variable; only `main` has the real one.
-pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+/// The environment; only `main` has the real one.
+#[derive(Clone, Copy)]
+pub struct Environment<'a> {
+    /// Reads a variable.
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
+    /// Every variable that is set.
+    pub names: &'a [String],
+}
 
 impl SettingsArgs {
     /// Flags before environment before file before defaults.
@@ -97,7 +103,7 @@ impl SettingsArgs {
                 self.data_dir.as_ref().map(|path| path.display().to_string())
             }
             "TERTULIA_SERVER_LISTEN" if listen.is_some() => listen.map(|address| address.to_string()),
-            name => environment(name),
+            name => (environment.variable)(name),
         };
         Ok(Config::load(lookup, file.as_ref().map(|(path, text)| (*path, text.as_str())))?)
     }
@@ -107,16 +113,16 @@ impl SettingsArgs {
 ///
 /// # Errors
 /// What stopped it, for `main` to print.
-pub fn run(cli: Cli, environment: impl Fn(&str) -> Option<String>) -> anyhow::Result<ExitCode> {
+pub fn run(cli: Cli, environment: Environment<'_>) -> anyhow::Result<ExitCode> {
     match cli.command {
-        Command::Serve(args) => serve::run(&args, &environment).map(|()| ExitCode::SUCCESS),
-        Command::Migrate(args) => migrate::run(&args, &environment).map(|()| ExitCode::SUCCESS),
-        Command::Tenant(args) => tenant::run(&args, &environment).map(|()| ExitCode::SUCCESS),
-        Command::Key(args) => key::run(&args, &environment).map(|()| ExitCode::SUCCESS),
+        Command::Serve(args) => serve::run(&args, environment).map(|()| ExitCode::SUCCESS),
+        Command::Migrate(args) => migrate::run(&args, environment).map(|()| ExitCode::SUCCESS),
+        Command::Tenant(args) => tenant::run(&args, environment).map(|()| ExitCode::SUCCESS),
+        Command::Key(args) => key::run(&args, environment).map(|()| ExitCode::SUCCESS),
         Command::KnowledgeBase(args) => knowledge_base::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Ingest(args) => ingest::run(&args),
-        Command::Search(args) => search::run(&args).map(|()| ExitCode::SUCCESS),
-        Command::Doctor(args) => doctor::run(&args, &environment),
+        Command::Search(args) => search::run(&args, environment).map(|()| ExitCode::SUCCESS),
+        Command::Doctor(args) => doctor::run(&args, environment),
         Command::Settings => settings::run().map(|()| ExitCode::SUCCESS),
     }
 }
@@ -129,5 +135,19 @@ mod tests {
     fn the_command_line_is_well_formed() {
         use clap::CommandFactory as _;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn each_variable_of_a_flag_is_known() {
+        use clap::CommandFactory as _;
+        fn collect(command: &clap::Command, names: &mut std::collections::BTreeSet<String>) {
+            let of_flags = command.get_arguments().filter_map(clap::Arg::get_env);
+            names.extend(of_flags.map(|name| name.to_string_lossy().into_owned()));
+            command.get_subcommands().for_each(|subcommand| collect(subcommand, names));
+        }
+        let mut names = std::collections::BTreeSet::new();
+        collect(&Cli::command(), &mut names);
+        let known = crate::config::FLAG_VARIABLES.map(str::to_owned);
+        assert_eq!(names, std::collections::BTreeSet::from(known));
     }
 }

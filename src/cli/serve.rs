@@ -7,7 +7,11 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Environment, SettingsArgs};
-use crate::{app::Stack, config::Config, telemetry};
+use crate::{
+    app::Stack,
+    config::{self, Config},
+    telemetry,
+};
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
@@ -26,6 +30,9 @@ pub struct ServeArgs {
 pub fn run(args: &ServeArgs, environment: Environment<'_>) -> anyhow::Result<()> {
     let config = args.settings.load(args.listen, environment)?;
     telemetry::init_logs(&config.log);
+    for unknown in config::unknown_variables(environment.names) {
+        tracing::warn!(variable = unknown.name, "{unknown}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("service")
         .worker_threads(2)

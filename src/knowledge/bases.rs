@@ -52,7 +52,12 @@ impl Knowledge {
         let encoder = encoder.map_or_else(|| Ok(self.encoders.standard()), |encoder| self.encoders.named(encoder))?;
         let mut tx = self.store.tenant_tx(ctx).await?;
         let (fingerprint, dimensions) = (encoder.fingerprint(), encoder.dimensions());
-        let row = store::knowledge_bases::insert(&mut tx, name, analyzer, fingerprint, dimensions).await?;
+        let inserted = store::knowledge_bases::insert(&mut tx, name, analyzer, fingerprint, dimensions).await;
+        let row = inserted.map_err(|error| match error.is_unique_violation() {
+            // Its ids are new, so it is the name.
+            true => Error::Conflict { detail: format!("There is a knowledge base named {name} already.") },
+            false => error.into(),
+        })?;
         tx.commit().await?;
         Ok(self.with_status(ctx, row))
     }

@@ -1,10 +1,14 @@
 //! The command line, with the real binary: the way of a new user, and every wrong turn with what it says.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use serde_json::{Value, json};
 
-use crate::harness::binary::{Outcome, Serve, command, data_dir, outcome_of, run, run_well, stop_orphan};
+use crate::harness::{
+    Embeddings, TestApp,
+    binary::{Outcome, Serve, command, data_dir, outcome_of, run, run_well, sent_to_terminal, stop_orphan},
+    wait_until,
+};
 
 #[test]
 fn from_nothing_to_an_answer() {
@@ -59,7 +63,7 @@ fn from_nothing_to_an_answer() {
     let report = ingest(&["--delete"]);
     assert_eq!((report["unchanged"].as_u64(), report["deleted"].as_u64()), (Some(1), Some(1)), "{report}");
 
-    let found = crate::harness::wait_until("the deletion is searched", || {
+    let found = wait_until("the deletion is searched", || {
         let question = ["search", "where do swifts sleep", "--url", &url, "--key", key, "--knowledge-base", base];
         Some(run_well(&question)).filter(|found| !found.stdout.contains("Pike"))
     });
@@ -71,7 +75,7 @@ fn from_nothing_to_an_answer() {
     assert!(!list.stdout.contains(key), "a key was listed with its secret");
     let id = list.json()[0]["id"].as_str().unwrap().to_owned();
     run_well(&["key", "revoke", &id, "--data-dir", path]);
-    crate::harness::wait_until("the revoked key is refused", || {
+    wait_until("the revoked key is refused", || {
         let refused = run(&["search", "swifts", "--url", &url, "--key", key, "--knowledge-base", base]);
         (refused.code == 1 && refused.stderr.contains("key create")).then_some(())
     });
@@ -83,6 +87,86 @@ fn from_nothing_to_an_answer() {
     // After the server: the database is started for the command again.
     let tenants = run_well(&["tenant", "list", "--json", "--data-dir", path]).json();
     assert_eq!(tenants[0]["name"], "acme");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn search_has_the_options_of_the_api() {
+    let service = Embeddings::start().await;
+    let settings = [service.rerank_settings(), vec![("TERTULIA_RETRIEVAL_CHUNK_TOKENS_MAX", "64".into())]].concat();
+    let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let app = TestApp::start_with(&settings).await;
+    let acme = app.tenant("acme").await;
+    let base = acme.knowledge_base("birds").await;
+    // Each section is too long for a chunk of two.
+    let section = |heading: &str, text: &str| {
+        format!("# {heading}\n\n{text} {}\n\n", "The water runs slowly past the old stones. ".repeat(4))
+    };
+    let content = [("Heron", "Herons stand still."), ("Pike", "Pike lurk in reeds."), ("Heron again", "Herons fly.")]
+        .map(|(heading, text)| section(heading, text))
+        .concat();
+    let long = json!({ "content": content, "content_type": "text/markdown", "metadata": { "written": "2000-01-01" } });
+    acme.put_document(&base, "long", &long).await;
+    let short = json!({ "content": "A heron\u{1b}[2J, once.", "metadata": { "written": "2001-01-01" } });
+    let version = acme.put_document(&base, "short", &short).await;
+    acme.until_in_memory(&base, version).await;
+    let url = format!("http://{}", acme.client.address);
+    let arguments = |flags: &[&'static str]| -> Vec<&str> {
+        let start = ["search", "--url", &url, "--key", acme.client.key(), "--knowledge-base", &base];
+        start.into_iter().chain(["--mode", "keyword"]).chain(flags.iter().copied()).collect()
+    };
+    let asked = |flags: &[&'static str]| run_well(&arguments(flags)).stdout;
+    let hits = |flags: &[&'static str]| {
+        let answer = run_well(&arguments(&[flags, &["--json"]].concat())).json();
+        answer["results"].as_array().unwrap().clone()
+    };
+
+    // What each option does is told by what is found with and without it.
+    assert_eq!(hits(&["heron"]).len(), 3);
+    assert_eq!(hits(&["heron", "--group-by", "document"]).len(), 2);
+    assert_eq!(hits(&["her"]).len(), 0);
+    assert_eq!(hits(&["her", "--prefix"]).len(), 3);
+    let scores: Vec<f64> = hits(&["heron"]).iter().map(|hit| hit["score"].as_f64().unwrap()).collect();
+    assert!(scores.iter().all(|score| *score > 0.001 && *score < 0.999), "{scores:?}");
+    let strict = asked(&["heron", "--min-score", "0.999"]);
+    assert!(strict.starts_with("Nothing was found; --filter or --min-score"), "{strict}");
+    let old = hits(&["heron", "--recency", "written=1"]);
+    assert!(old.iter().all(|hit| hit["score"].as_f64().unwrap() < 0.001), "{old:?}");
+    let explained = hits(&["heron", "--diversity", "1", "--explain"]);
+    assert!(explained.iter().all(|hit| hit["explain"]["relevance"].is_number()), "{explained:?}");
+    let told = asked(&["heron", "--explain"]);
+    assert!(told.contains("   relevance ") && told.contains("keyword: rank 1, raw ") && told.contains("; rounds: 1"));
+    let version: &str = version.to_string().leak();
+    assert_eq!(hits(&["heron", "--min-version", version]).len(), 3);
+    let reranked = asked(&["heron", "--rerank"]);
+    assert!(reranked.contains(", reranked ") && reranked.contains("in the reranker"), "{reranked}");
+    let expanded = asked(&["lurk", "--expand", "1"]);
+    let lines: Vec<&str> = expanded.lines().map(str::trim).collect();
+    for part in ["before: Herons stand still. The water", "Pike lurk in reeds. The", "after: Herons fly. The"] {
+        assert!(lines.iter().any(|line| line.starts_with(part)), "{part} is missing in {expanded}");
+    }
+
+    // What does not fit is told by the server, with the option's name.
+    for (flag, value, told) in [
+        ("--expand", "4", "expand: must be 0 to 3"),
+        ("--min-score", "2", "min_score"),
+        ("--diversity", "-1", "0 to 1"),
+    ] {
+        let flag: &str = format!("{flag}={value}").leak();
+        let refused = run(&arguments(&["heron", flag]));
+        assert!(refused.code == 1 && refused.stderr.contains(told), "{refused:?}");
+    }
+
+    // Words are marked for people, not for programs; and no document moves the cursor.
+    let highlighted = ["lurks", "--highlight"];
+    let piped = asked(&highlighted);
+    assert!(piped.contains("   Pike lurk in reeds. The"), "{piped}");
+    let sent = sent_to_terminal(command(&arguments(&highlighted)));
+    assert!(sent.contains("   Pike \u{1b}[1mlurk\u{1b}[0m in reeds."), "{sent:?}");
+    let mut plain = command(&arguments(&highlighted));
+    plain.env("NO_COLOR", "1");
+    assert!(!sent_to_terminal(plain).contains('\u{1b}'));
+    let sent = sent_to_terminal(command(&arguments(&["once"])));
+    assert!(sent.contains("A heron [2J, once.") && !sent.contains('\u{1b}'), "{sent:?}");
 }
 
 #[test]
@@ -111,7 +195,7 @@ fn doctor_measures_recall() {
         fs::write(folder.path().join(format!("{n}.md")), text).unwrap();
     }
     run_well(&["ingest", folder.path().to_str().unwrap(), "--url", &url, "--key", key, "--knowledge-base", &base]);
-    crate::harness::wait_until("the index has all of it", || {
+    wait_until("the index has all of it", || {
         let search =
             ["search", "heron", "--json", "--url", &url, "--key", key, "--knowledge-base", &base, "--top-k", "60"];
         let answer = run_well(&search).json();
@@ -177,6 +261,29 @@ fn every_mistake_in_the_settings_is_told_at_once() {
 }
 
 #[test]
+fn a_mistyped_variable_is_told_with_the_nearest() {
+    let dir = data_dir();
+    let path = dir.path().to_str().unwrap();
+    let mistyped = |arguments: &[&str]| {
+        let mut command = command(arguments);
+        command.env("TERTULIA_SERVER_SHARD", "2").env("TERTULIA_LOG_FORMAT", "json");
+        outcome_of(command)
+    };
+    let doctor = mistyped(&["doctor", "--data-dir", path]);
+    let told = doctor.stdout.lines().find(|line| line.contains("settings")).unwrap_or_else(|| panic!("{doctor:?}"));
+    assert!(doctor.code == 1 && told.starts_with("BAD"), "{doctor:?}");
+    assert!(told.contains("TERTULIA_SERVER_SHARD is ignored") && told.contains("TERTULIA_SERVER_SHARDS?"), "{told}");
+
+    // A server starts all the same; this one ends at once, as its data directory cannot be.
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let serve = mistyped(&["serve", "--listen", "127.0.0.1:0", "--data-dir", file.to_str().unwrap()]);
+    let told = serve.stderr.lines().find(|line| line.contains("TERTULIA_SERVER_SHARDS?"));
+    let told = told.unwrap_or_else(|| panic!("{serve:?}"));
+    assert!(told.contains("WARN") && told.contains(r#""variable":"TERTULIA_SERVER_SHARD""#), "{told}");
+}
+
+#[test]
 fn what_is_missing_is_named_with_what_to_do() {
     let dir = data_dir();
     let path = dir.path().to_str().unwrap();
@@ -211,6 +318,18 @@ fn what_is_missing_is_named_with_what_to_do() {
     sick.env("TERTULIA_RETRIEVAL_WEIGHTS_DIR", dir.path().join("none"));
     let outcome = outcome_of(sick);
     assert!(outcome.code == 1 && outcome.stdout.contains("BAD") && outcome.stdout.contains("setup.sh"), "{outcome:?}");
+
+    // Nothing is there yet, and Postgres could not get to it. Nobody but root may pass a folder of mode 0.
+    let closed = dir.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+    let below = closed.join("data");
+    let outcome = run(&["doctor", "--data-dir", below.to_str().unwrap()]);
+    assert!(outcome.code == 1 && outcome.stdout.contains("BAD  database"), "{outcome:?}");
+    assert!(outcome.stdout.contains(closed.to_str().unwrap()), "{outcome:?}");
+    assert!(outcome.stdout.contains("--data-dir"), "{outcome:?}");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o755)).unwrap();
+    assert!(!below.exists(), "doctor made it");
 
     let outcome = run(&["search", "x", "--url", "http://127.0.0.1:9", "--key", "k", "--knowledge-base", "b"]);
     assert!(outcome.code == 1 && outcome.stderr.contains("tertulia serve"), "{outcome:?}");

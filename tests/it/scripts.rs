@@ -44,6 +44,37 @@ fn a_server_is_started_whatever_the_callers_settings_are() {
 }
 
 #[test]
+fn another_shell_finds_the_server_wherever_it_listens() {
+    let dir = data_dir();
+    let list =
+        r#"(unset TERTULIA_KEY TERTULIA_URL; set -a; . "$data/access.env"; set +a; "$binary" knowledge-base list)"#;
+    let text = format!(
+        "start_server \"$data\" \"$data/server.log\"
+        ensure_access demo; key=$TERTULIA_KEY; {list}
+        stop_server; printf 'TERTULIA_KEY=%q\nTERTULIA_URL=http://127.0.0.1:9\n' \"$key\" >\"$data/access.env\"
+        start_server \"$data\" \"$data/server.log\"
+        ensure_access demo; [[ $key == \"$TERTULIA_KEY\" && $TERTULIA_URL != *:9 ]]; {list}
+        stat -c %a \"$data/access.env\""
+    );
+    let outcome = run(&text, dir.path(), &[]);
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    assert_eq!(outcome.stdout.matches("There are none yet").count(), 2, "{outcome:?}");
+    assert!(outcome.stdout.ends_with("600\n"), "{outcome:?}");
+}
+
+#[test]
+fn hits_link_to_the_manual_of_their_version() {
+    let dir = data_dir();
+    let url = || run("manual_url \"$data\"", dir.path(), &[]).stdout;
+    assert_eq!(url(), "https://www.postgresql.org/docs/current/\n");
+    for (title, version) in [("15.20", "15"), ("18", "18"), ("19devel", "current")] {
+        let page = format!("<html>\n<head><title>PostgreSQL {title} Documentation</title><link /></head>\n</html>\n");
+        std::fs::write(dir.path().join("index.html"), page).unwrap();
+        assert_eq!(url(), format!("https://www.postgresql.org/docs/{version}/\n"), "{title}");
+    }
+}
+
+#[test]
 fn a_step_that_fails_ends_the_script() {
     let outcome =
         run("binary=false; id=$(ensure_knowledge_base manual); echo \"went on with '$id'\"", Path::new("/"), &[]);

@@ -36,9 +36,11 @@ impl Account {
         };
         match owner {
             Some((owner, _)) if uid != 0 && owner != uid => Err(ClusterError::Refused(format!(
-                "{} belongs to the user with the id {owner}, and this process has {uid}: start tertulia as that user, \
-                 or as root, or choose another --data-dir",
-                folder.display()
+                "{} belongs to {}, and this process runs as {}: start tertulia as that user, or as root, or choose another \
+                 --data-dir",
+                folder.display(),
+                told_user(owner),
+                told_user(uid)
             ))),
             _ if uid != 0 => Ok(Self { uid, gid, is_dropped_to: false }),
             Some((0, _)) => Err(ClusterError::Refused(format!(
@@ -49,7 +51,7 @@ impl Account {
             ))),
             Some((uid, gid)) => Ok(Self { uid, gid, is_dropped_to: true }),
             None => {
-                let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+                let passwd = passwd();
                 let found = UNPRIVILEGED.iter().find_map(|name| find_user(&passwd, name));
                 let (uid, gid) = found.ok_or_else(|| {
                     ClusterError::Refused(
@@ -69,6 +71,11 @@ impl Account {
             // The standard library gives up root's other groups along with its uid.
             command.uid(self.uid).gid(self.gid);
         }
+    }
+
+    /// The user, for people.
+    pub(super) fn told(self) -> String {
+        told_user(self.uid)
     }
 
     /// Gives `path` to this user.
@@ -100,6 +107,27 @@ impl Account {
     }
 }
 
+/// The text of `/etc/passwd`; empty where it cannot be read.
+fn passwd() -> String {
+    fs::read_to_string("/etc/passwd").unwrap_or_default()
+}
+
+/// The user with this id, for people: by name, if it has one.
+fn told_user(uid: u32) -> String {
+    match find_name(&passwd(), uid) {
+        Some(name) => format!("the user {name} (id {uid})"),
+        None => format!("the user with the id {uid}"),
+    }
+}
+
+/// The name of the user with this id in the text of `/etc/passwd`.
+fn find_name(passwd: &str, uid: u32) -> Option<&str> {
+    passwd.lines().find_map(|line| {
+        let (name, rest) = line.split_once(':')?;
+        (rest.split(':').nth(1)?.parse() == Ok(uid)).then_some(name)
+    })
+}
+
 /// User and group id of `name` in the text of `/etc/passwd`.
 fn find_user(passwd: &str, name: &str) -> Option<(u32, u32)> {
     passwd.lines().find_map(|line| {
@@ -124,6 +152,10 @@ mod tests {
         assert_eq!(find_user(passwd, "root"), None);
         assert_eq!(find_user(passwd, "bad"), None);
         assert_eq!(find_user(passwd, "nobody"), None);
+        assert_eq!((find_name(passwd, 101), find_name(passwd, 0)), (Some("postgres"), Some("root")));
+        assert_eq!(find_name(passwd, 104), None);
+        assert_eq!(told_user(0), "the user root (id 0)");
+        assert_eq!(told_user(4_000_001), "the user with the id 4000001");
     }
 
     #[test]

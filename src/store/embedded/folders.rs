@@ -20,6 +20,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use rustix::fs::{Access, access};
 use sha2::{Digest as _, Sha256};
 
 use super::{ClusterError, account::Account, programs::Programs};
@@ -43,12 +44,13 @@ pub(super) fn open_data_dir(data_dir: &Path) -> Result<PathBuf, ClusterError> {
     }
     let data_dir = fs::canonicalize(data_dir).map_err(|error| ClusterError::folder("find", data_dir, error))?;
     if !data_dir.is_dir() {
-        return Err(ClusterError::Refused(format!(
-            "{} is not a folder; choose another --data-dir",
-            data_dir.display()
-        )));
+        return Err(not_a_folder(&data_dir));
     }
     Ok(data_dir)
+}
+
+fn not_a_folder(path: &Path) -> ClusterError {
+    ClusterError::Refused(format!("{} is not a folder; choose another --data-dir", path.display()))
 }
 
 /// Sees to it that `account` can reach what is below `data_dir`.
@@ -65,15 +67,48 @@ pub(super) fn let_in(data_dir: &Path, account: Account) -> Result<(), ClusterErr
     }
     match account.first_closed(data_dir).map_err(failed)? {
         None => Ok(()),
-        Some(closed) => Err(ClusterError::Refused(format!(
-            "Postgres does not run as root, and the user with the id {} that it runs as may not enter {}, on the way to \
-             {}: choose a --data-dir that every user can reach (such as /var/lib/tertulia), or start tertulia as an \
-             ordinary user",
-            account.uid,
-            closed.display(),
-            data_dir.display()
-        ))),
+        Some(closed) => Err(no_way(&closed, data_dir, account)),
     }
+}
+
+/// Whether [`open_data_dir`] and [`let_in`] would succeed as far as can be seen without changing anything; `data_dir` need
+/// not exist.
+pub(super) fn check_way(data_dir: &Path, account: Account) -> Result<(), ClusterError> {
+    let failed = |error| ClusterError::folder("look at", data_dir, error);
+    let wanted = std::path::absolute(data_dir).map_err(failed)?;
+    let (mut outermost, mut is_there) = (PathBuf::from("/"), false);
+    for folder in wanted.ancestors() {
+        match fs::canonicalize(folder) {
+            Ok(found) => {
+                (outermost, is_there) = (found, folder == wanted);
+                break;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    if !outermost.is_dir() {
+        return Err(not_a_folder(&outermost));
+    }
+    if account.is_dropped_to {
+        // What will be made is ours to open, and so is the data directory; what is above them is not.
+        let closed = account.first_closed(&outermost).map_err(failed)?;
+        if let Some(closed) = closed.filter(|closed| !is_there || *closed != outermost) {
+            return Err(no_way(&closed, data_dir, account));
+        }
+    }
+    access(&outermost, Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|error| ClusterError::folder("write to", &outermost, error.into()))
+}
+
+fn no_way(closed: &Path, data_dir: &Path, account: Account) -> ClusterError {
+    ClusterError::Refused(format!(
+        "Postgres does not run as root, and {}, who runs it, may not enter {}, on the way to {}: choose a --data-dir that \
+         every user can reach (such as /var/lib/tertulia), or start tertulia as an ordinary user",
+        account.told(),
+        closed.display(),
+        data_dir.display()
+    ))
 }
 
 /// Creates the cluster in `folder` with initdb, unless it is there. One that a crash has left unfinished is made anew.
@@ -195,6 +230,35 @@ mod tests {
         let long_temp = PathBuf::from(format!("/{}", "t".repeat(100)));
         assert!(socket_dir(&deep, &long_temp).starts_with("/tmp"));
         assert!(socket_dir(Path::new("/a,b"), temp).starts_with(temp));
+    }
+
+    #[test]
+    fn a_way_that_postgres_cannot_go_is_seen_before_anything_is_made() {
+        let outer = tempfile::tempdir().expect("a folder");
+        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("mine");
+        set(outer.path(), 0o711);
+        let closed = outer.path().join("closed");
+        fs::create_dir(&closed).expect("it is writable");
+        set(&closed, 0o700);
+        let stranger = Account { uid: 4_000_001, gid: 4_000_002, is_dropped_to: true };
+        let data_dir = closed.join("not/yet");
+        let told = check_way(&data_dir, stranger).expect_err("it is closed").to_string();
+        assert!(
+            told.contains("the user with the id 4000001") && told.contains(&closed.display().to_string()),
+            "{told}"
+        );
+        assert!(told.contains(&data_dir.display().to_string()), "{told}");
+        // The data directory itself is opened by the server.
+        check_way(&closed, stranger).expect("the way to it is open");
+        let me = Account { uid: 4_000_001, gid: 4_000_002, is_dropped_to: false };
+        check_way(&data_dir, me).expect("whoever runs it may enter");
+        set(&closed, 0o711);
+        check_way(&data_dir, stranger).expect("the way is open");
+        assert!(!closed.join("not").exists(), "something was made");
+        let file = outer.path().join("file");
+        fs::write(&file, "").expect("it is writable");
+        assert!(matches!(check_way(&file, me), Err(ClusterError::Refused(_))));
+        assert!(check_way(&file.join("below"), me).is_err());
     }
 
     #[test]

@@ -310,6 +310,14 @@ impl EmbeddedCluster {
     }
 }
 
+/// Whether a cluster could be made in `data_dir`, which need not exist; changes nothing.
+///
+/// # Errors
+/// What is in the way, with what to do about it.
+pub fn check_data_dir(data_dir: &Path) -> Result<(), ClusterError> {
+    folders::check_way(data_dir, Account::choose(&data_dir.join("postgres"))?)
+}
+
 /// Everything that Postgres needs to start: programs, a cluster, a folder for the socket. Blocks.
 fn prepare(data_dir: &Path, database: &DatabaseConfig) -> Result<Postmaster, ClusterError> {
     let folder = data_dir.join("postgres");

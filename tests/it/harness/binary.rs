@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    pty::{OpenptFlags, openpt, ptsname, unlockpt},
+};
 use serde_json::Value;
 
 use super::{Client, weights_dir};
@@ -79,6 +82,24 @@ pub fn run_well(arguments: &[&str]) -> Outcome {
     let outcome = run(arguments);
     assert_eq!(outcome.code, 0, "{arguments:?}: {outcome:?}");
     outcome
+}
+
+/// Runs a prepared command to its end with a terminal as its standard output; gives what that was sent.
+pub fn sent_to_terminal(mut command: Command) -> String {
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+    let screen = std::fs::OpenOptions::new().read(true).write(true).open(name).unwrap();
+    let mut child = command.stdin(Stdio::null()).stdout(screen).spawn().unwrap();
+    // Our end of what it writes to; once the child has ended too, reading fails.
+    drop(command);
+    let (mut sent, mut bytes) = (Vec::new(), [0; 4_096]);
+    let mut terminal = std::fs::File::from(terminal);
+    while let Ok(read @ 1..) = terminal.read(&mut bytes) {
+        sent.extend_from_slice(&bytes[..read]);
+    }
+    assert!(child.wait().unwrap().success());
+    String::from_utf8(sent).unwrap()
 }
 
 /// A server in a process of its own, killed when the test ends.

@@ -66,6 +66,11 @@ impl Client {
         Self { key: Some(key.to_owned()), ..self.clone() }
     }
 
+    /// The key that it sends.
+    pub fn key(&self) -> &str {
+        self.key.as_deref().expect("it has one")
+    }
+
     /// The same key at the server of `other`.
     pub fn at(&self, other: &Self) -> Self {
         Self { address: other.address, ..self.clone() }
