@@ -429,7 +429,7 @@ impl Index {
         Ok(watch)
     }
 
-    /// Whether there is a graph that [`Index::snapshot`] has not tried to save, or one was let go since.
+    /// Whether there is a graph that [`Index::snapshot`] has not tried to save as it is searched now, or one was let go since.
     pub fn has_unsaved_graph(&self) -> bool {
         self.view.load().parts.iter().any(|part| part.segment.vectors.is_graph_unsaved())
     }

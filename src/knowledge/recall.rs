@@ -78,8 +78,9 @@ impl RecallWatch {
             for recall in &watch.let_go {
                 tracing::warn!(%knowledge_base_id, recall, "a graph that was built once more found too little; its segment is scanned");
             }
-            let is_let_go = !watch.rebuilt.is_empty() || !watch.let_go.is_empty();
-            if is_let_go && let Some(base) = loaded.find(key) {
+            // The sync saves what a graph has learned, and has another built.
+            let is_changed = !watch.widened.is_empty() || !watch.rebuilt.is_empty() || !watch.let_go.is_empty();
+            if is_changed && let Some(base) = loaded.find(key) {
                 base.wake(0);
             }
         });
