@@ -57,7 +57,7 @@ enum Command {
     /// Put a folder of documents into a knowledge base; a second run sends only what changed
     Ingest(ingest::IngestArgs),
     /// Ask a knowledge base and print the hits with their times
-    Search(search::SearchArgs),
+    Search(Box<search::SearchArgs>),
     /// Look at Postgres, pgvector, weights, indexes and snapshots, and say what to do about what is wrong
     Doctor(doctor::DoctorArgs),
     /// Print every setting with its variable, default and meaning

@@ -445,7 +445,8 @@ mod tests {
         assert!(found.chars().count() <= EXCERPT_CHARS + 8, "{found}");
         // Near the end, it is not shorter for that.
         let content = format!("{filler}heron");
-        let found = excerpt(&content, &[720..725], ("<", ">"));
+        let place = filler.len()..content.len();
+        let found = excerpt(&content, std::slice::from_ref(&place), ("<", ">"));
         assert!(found.starts_with("… ") && found.ends_with("<heron>"), "{found}");
         assert!(found.chars().count() > EXCERPT_CHARS - 20, "{found}");
     }

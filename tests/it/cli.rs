@@ -322,7 +322,7 @@ fn what_is_missing_is_named_with_what_to_do() {
     // Nothing is there yet, and Postgres could not get to it. Nobody but root may pass a folder of mode 0.
     let closed = dir.path().join("closed");
     fs::create_dir(&closed).unwrap();
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
     let below = closed.join("data");
     let outcome = run(&["doctor", "--data-dir", below.to_str().unwrap()]);
     assert!(outcome.code == 1 && outcome.stdout.contains("BAD  database"), "{outcome:?}");
