@@ -18,6 +18,7 @@ use tertulia_index::Encoder as Table;
 use crate::{
     accounts::Accounts,
     api,
+    chat::Chat,
     compute::Compute,
     config::Config,
     http::body::Room,
@@ -50,6 +51,8 @@ pub struct App {
     pub metrics: Metrics,
     /// Who is asking.
     pub accounts: Arc<Accounts>,
+    /// Sessions and messages.
+    pub chat: Chat,
     /// Documents in, ranked chunks out.
     pub knowledge: Knowledge,
     /// Threads for what would hold up a shard.
@@ -192,6 +195,7 @@ impl Stack {
             config,
             metrics,
             accounts: accounts.clone(),
+            chat: Chat::new(store.clone()),
             knowledge,
             compute,
             tasks: tasks.clone(),

@@ -44,6 +44,14 @@ ids! {
     DocumentId,
     /// An API key's row.
     ApiKeyId,
+    /// A place on a tenant's site where visitors start sessions.
+    WidgetId,
+    /// A meeting, of which a session may be the conversation.
+    MeetingId,
+    /// One conversation.
+    SessionId,
+    /// A message of a session.
+    MessageId,
 }
 
 /// What an API key may do. A key has any set of them.
@@ -53,17 +61,23 @@ pub enum Scope {
     KnowledgeRead,
     /// Create, replace and delete knowledge.
     KnowledgeWrite,
+    /// Read sessions and their messages, and search in these.
+    SessionsRead,
+    /// Create, change, end and delete sessions, and post, edit and delete messages.
+    SessionsWrite,
 }
 
 impl Scope {
     /// Every scope there is, in the order that help texts list them.
-    pub const ALL: [Self; 2] = [Self::KnowledgeRead, Self::KnowledgeWrite];
+    pub const ALL: [Self; 4] = [Self::KnowledgeRead, Self::KnowledgeWrite, Self::SessionsRead, Self::SessionsWrite];
 
     /// The word for it in SQL, JSON and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::KnowledgeRead => "knowledge:read",
             Self::KnowledgeWrite => "knowledge:write",
+            Self::SessionsRead => "sessions:read",
+            Self::SessionsWrite => "sessions:write",
         }
     }
 

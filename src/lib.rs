@@ -2,14 +2,15 @@
 //!
 //! The rooms, in reading order: [`config`] and [`ctx`] and [`error`] are leaves that everything may use; [`server`]
 //! accepts connections and hands them to shards; [`http`] is hyper's mechanics without any resource; [`api`] is the route
-//! table and a file for each resource; [`app`] holds the domain rooms, [`accounts`] and [`knowledge`]; [`store`] holds all
-//! SQL. `ARCHITECTURE.md` has the map and what each room promises.
+//! table and a file for each resource; [`app`] holds the domain rooms, [`accounts`], [`chat`] and [`knowledge`]; [`store`]
+//! holds all SQL. `ARCHITECTURE.md` has the map and what each room promises.
 
 #![forbid(unsafe_code)]
 
 pub mod accounts;
 pub mod api;
 pub mod app;
+pub mod chat;
 pub mod cli;
 pub mod compute;
 pub mod config;
@@ -17,6 +18,7 @@ pub mod ctx;
 pub mod error;
 pub mod http;
 pub mod knowledge;
+pub mod metadata;
 pub mod metrics;
 pub mod server;
 pub mod store;

@@ -65,8 +65,9 @@ pub struct Gauges {
     pub index_loads: u64,
     /// Indexes let go since the start, to make room for others.
     pub index_unloads: u64,
-    /// Share of the ten nearest chunks that graphs have found lately, if any search was repeated to tell.
-    pub recall_at_10: Option<f64>,
+    /// Share of the ten nearest chunks that searches without a filter have found lately, and that of those with one, if any was
+    /// repeated to tell.
+    pub recall_at_10: [Option<f64>; 2],
     /// The most versions that a loaded knowledge base is behind Postgres.
     pub sync_lag_versions: u64,
 }
@@ -86,6 +87,11 @@ struct SourceLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PoolLabels {
     pool: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FilteredLabels {
+    filtered: bool,
 }
 
 type PoolFamily = Family<PoolLabels, Gauge<u64, AtomicU64>>;
@@ -109,7 +115,7 @@ pub struct Metrics {
     index_bytes: Count,
     index_loads: Counter,
     index_unloads: Counter,
-    recall_at_10: Gauge<f64, AtomicU64>,
+    recall_at_10: Family<FilteredLabels, Gauge<f64, AtomicU64>>,
     sync_lag_versions: Count,
 }
 
@@ -133,7 +139,7 @@ impl Metrics {
             index_bytes: Count::default(),
             index_loads: Counter::default(),
             index_unloads: Counter::default(),
-            recall_at_10: Gauge::default(),
+            recall_at_10: Family::default(),
             sync_lag_versions: Count::default(),
             registry: Registry::default(),
         };
@@ -163,7 +169,7 @@ impl Metrics {
         r.register_with_unit("index_memory", "Memory of the indexes", Unit::Bytes, m.index_bytes.clone());
         r.register("index_loads", "Indexes read into memory", m.index_loads.clone());
         r.register("index_unloads", "Indexes let go to make room for others", m.index_unloads.clone());
-        let help = "Share of the ten nearest chunks that graphs have found lately; NaN if none was searched";
+        let help = "Share of the ten nearest chunks that searches have found lately; NaN if none was repeated exactly";
         r.register("retrieval_recall_at_10", help, m.recall_at_10.clone());
         let help = "Most versions that a loaded knowledge base is behind Postgres";
         r.register("sync_lag_versions", help, m.sync_lag_versions.clone());
@@ -203,7 +209,9 @@ impl Metrics {
         self.index_bases.set(gauges.index_bases as u64);
         self.index_chunks.set(gauges.index_chunks as u64);
         self.index_bytes.set(gauges.index_bytes as u64);
-        self.recall_at_10.set(gauges.recall_at_10.unwrap_or(f64::NAN));
+        for (filtered, recall) in [false, true].into_iter().zip(gauges.recall_at_10) {
+            self.recall_at_10.get_or_create(&FilteredLabels { filtered }).set(recall.unwrap_or(f64::NAN));
+        }
         self.sync_lag_versions.set(gauges.sync_lag_versions);
         let mut text = String::with_capacity(16 * 1024);
         text::encode(&mut text, &self.registry).expect("a String takes whatever is written to it");
@@ -235,7 +243,7 @@ mod tests {
             index_bytes: 4_096,
             index_loads: 4,
             index_unloads: 3,
-            recall_at_10: Some(0.99),
+            recall_at_10: [Some(0.99), None],
             sync_lag_versions: 7,
         });
         for line in [
@@ -255,7 +263,8 @@ mod tests {
             "index_memory_bytes 4096",
             "index_loads_total 4",
             "index_unloads_total 3",
-            "retrieval_recall_at_10 0.99",
+            r#"retrieval_recall_at_10{filtered="false"} 0.99"#,
+            r#"retrieval_recall_at_10{filtered="true"} NaN"#,
             "sync_lag_versions 7",
             "# EOF",
         ] {

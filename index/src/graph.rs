@@ -17,10 +17,7 @@
 use std::{
     cell::Cell,
     io,
-    sync::{
-        OnceLock,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -208,8 +205,17 @@ pub(crate) struct Graph {
     breadth: AtomicUsize,
     tally: Mutex<Tally>,
     effort: Effort,
-    /// What its file is named by, once it was saved or loaded; `None` in it if it cannot be saved.
-    saved: OnceLock<Option<Seal>>,
+    /// As it was last saved or loaded.
+    saved: Mutex<Option<Saved>>,
+}
+
+/// A graph's file.
+#[derive(Debug, Clone, Copy)]
+struct Saved {
+    /// What it is named by; none if the graph cannot be saved.
+    seal: Option<Seal>,
+    /// Candidates that a search keeps, as the file says.
+    breadth: usize,
 }
 
 impl std::fmt::Debug for Graph {
@@ -356,7 +362,7 @@ impl Graph {
             breadth: AtomicUsize::new(breadth),
             tally: Mutex::default(),
             effort,
-            saved: OnceLock::new(),
+            saved: Mutex::default(),
         }
     }
 
@@ -452,19 +458,30 @@ impl Graph {
         (0..self.rows as u64).step_by(3).for_each(|doc| assert_eq!(self.index.remove(doc).expect("a row"), 1));
     }
 
-    /// What the graph's file is named by, if it was saved or loaded.
+    /// What the graph's file is named by, if there is one that has all of it.
     pub(crate) fn seal(&self) -> Option<Seal> {
-        self.saved.get().copied().flatten()
+        let saved = self.saved.lock().filter(|saved| self.is_as(saved))?;
+        saved.seal
     }
 
-    /// Whether it was not tried yet to save it.
+    /// Whether it was not tried yet to save it as it is.
     pub(crate) fn is_unsaved(&self) -> bool {
-        self.saved.get().is_none()
+        self.saved.lock().is_none_or(|saved| !self.is_as(&saved))
     }
 
-    /// Takes in what the graph's file is named by; `None` if there can be none. The first call counts.
-    pub(crate) fn set_saved(&self, seal: Option<Seal>) {
-        let _ = self.saved.set(seal);
+    /// Whether the file is searched as the graph is, which may have been widened since.
+    fn is_as(&self, saved: &Saved) -> bool {
+        saved.breadth == self.breadth.load(Relaxed)
+    }
+
+    /// Takes in that it was saved as `file`, under a name by `seal`.
+    pub(crate) fn set_saved(&self, file: &GraphFile, seal: Seal) {
+        *self.saved.lock() = Some(Saved { seal: Some(seal), breadth: file.breadth() });
+    }
+
+    /// Takes in that it cannot be saved.
+    pub(crate) fn set_unsavable(&self) {
+        *self.saved.lock() = Some(Saved { seal: None, breadth: self.breadth.load(Relaxed) });
     }
 
     /// What is to be saved; for a moment it takes as much memory as the graph. `segment`: the seal of its segment.
@@ -472,7 +489,7 @@ impl Graph {
         let mut bytes = vec![0; self.index.serialized_length()];
         self.index.save_to_buffer(&mut bytes).map_err(|error| refused(&error))?;
         let header = header(segment, self.rows, self.dimensions, self.effort);
-        Ok(GraphFile { header, breadth: vec![self.breadth.load(Relaxed) as u64], bytes })
+        Ok(GraphFile { header, breadth: [self.breadth.load(Relaxed) as u64], bytes })
     }
 
     /// Reads the graph of that seal, of the segment of that seal with these `vectors`, from its file. No byte of it gets to
@@ -504,7 +521,7 @@ impl Graph {
             return Err(LoadError::Damaged("a graph of another size"));
         }
         let graph = Self::new(index, rows, dimensions, way, effort, breadth);
-        graph.set_saved(Some(seal));
+        *graph.saved.lock() = Some(Saved { seal: Some(seal), breadth });
         Ok(graph)
     }
 }
@@ -512,7 +529,7 @@ impl Graph {
 /// What a graph's file holds.
 pub(crate) struct GraphFile {
     header: Vec<u64>,
-    breadth: Vec<u64>,
+    breadth: [u64; 1],
     bytes: Vec<u8>,
 }
 
@@ -524,6 +541,11 @@ impl GraphFile {
         out.put(&self.breadth);
         out.put(&self.bytes);
         out
+    }
+
+    /// Candidates that a search keeps.
+    fn breadth(&self) -> usize {
+        self.breadth[0] as usize
     }
 }
 
@@ -792,6 +814,38 @@ mod tests {
             queries.iter().map(hits).sum::<usize>()
         });
         assert!(found[0] < 950 && found[1] > found[0] + 25, "{found:?} of 1000");
+    }
+
+    #[test]
+    fn what_a_graph_has_learned_is_saved_anew() {
+        let rng = &mut StdRng::seed_from_u64(8);
+        let (rows, ids) = example(rng, 1_000);
+        let vectors = built(&rows, &ids).unwrap();
+        let graph = vectors.graph().unwrap();
+        let segment = Seal { hash: 1, bytes: 1 };
+        let save = || {
+            let file = graph.file(segment).unwrap();
+            let (head, seal) = file.sections().head();
+            let mut bytes = Vec::new();
+            file.sections().write_to(&head, &mut bytes).unwrap();
+            graph.set_saved(&file, seal);
+            (bytes, seal)
+        };
+        assert!(graph.is_unsaved() && graph.seal().is_none());
+        let (_, first) = save();
+        assert_eq!((graph.is_unsaved(), graph.seal()), (false, Some(first)));
+        // Widened while it is written, so that the file is behind at once.
+        let file = graph.file(segment).unwrap();
+        let widened = graph.note_recall(WATCHED_MIN as usize, WATCHED_MIN as usize / 2);
+        assert!(matches!(widened, Watched::Widened { .. }), "{widened:?}");
+        graph.set_saved(&file, first);
+        assert!(graph.is_unsaved() && graph.seal().is_none());
+
+        let (bytes, second) = save();
+        assert_eq!((graph.is_unsaved(), graph.seal()), (false, Some(second)));
+        let loaded = Graph::load(&mut &bytes[..], second, segment, &vectors, VectorSearch::Graph).unwrap();
+        assert_eq!(loaded.candidates_for(1), EXPANSION_SEARCH * 3 / 2);
+        assert!(!loaded.is_unsaved());
     }
 
     #[test]

@@ -409,12 +409,12 @@ impl Index {
         self.view.store(Arc::new(View::new(view.version, view.parts.clone())));
     }
 
-    /// Whether searches may take a graph.
-    pub fn has_graph(&self) -> bool {
-        self.view.load().parts.iter().any(|part| part.segment.vectors.graph().is_some())
+    /// Whether searches may miss something of the semantic list: by graphs or by sign codes.
+    pub fn is_approximate(&self) -> bool {
+        self.view.load().parts.iter().any(|part| part.segment.vectors.is_approximate())
     }
 
-    /// Repeats the vectors' part of `query` with and without graphs, and compares. `None` if no graph is taken for it. By what
+    /// Repeats the vectors' part of `query` as it is and exactly, and compares. `None` if it is exact as it is. By what
     /// many such queries tell, a graph that finds too little is searched wider while that helps and is quicker than a scan.
     /// Then it is let go, and [`Index::build_graphs`] builds another with more care; if that one comes to the same, its segment
     /// is scanned for good. To be called for a sample of searches, since it costs more than one.
@@ -429,7 +429,7 @@ impl Index {
         Ok(watch)
     }
 
-    /// Whether there is a graph that [`Index::snapshot`] has not tried to save, or one was let go since.
+    /// Whether there is a graph that [`Index::snapshot`] has not tried to save as it is searched now, or one was let go since.
     pub fn has_unsaved_graph(&self) -> bool {
         self.view.load().parts.iter().any(|part| part.segment.vectors.is_graph_unsaved())
     }

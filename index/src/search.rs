@@ -414,9 +414,9 @@ pub(crate) fn search(settings: &Settings, view: &View, query: &Query<'_>) -> Res
 /// What a repeated search told; see [`crate::Index::watch_graphs`].
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GraphWatch {
-    /// Rows that a scan found in segments for which a graph was taken: up to ten.
+    /// Rows that an exact search found: up to ten.
     pub wanted: usize,
-    /// Those of them that the graphs found too.
+    /// Those of them that the search found as it is, by graphs and sign codes.
     pub found: usize,
     /// The recall of graphs that are searched wider from now on, each with the number of candidates that it is to keep.
     pub widened: Vec<(f64, usize)>,
@@ -426,7 +426,7 @@ pub struct GraphWatch {
     pub let_go: Vec<f64>,
 }
 
-/// Repeats the vectors' part of `query` with and without graphs.
+/// Repeats the vectors' part of `query` as it is and exactly.
 pub(crate) fn watch(settings: &Settings, view: &View, query: &Query<'_>) -> Result<Option<GraphWatch>, SearchError> {
     if query.mode == Mode::Keyword {
         return Ok(None);
@@ -436,20 +436,19 @@ pub(crate) fn watch(settings: &Settings, view: &View, query: &Query<'_>) -> Resu
     let views = vectors_of(view, &live_of(view, kept.as_deref()));
     let mut visited = Visited::default();
     let found = vectors::search(&views, &embedding, WATCHED_TOP_K, &mut visited);
-    if !visited.ways.contains(&VectorWay::Graph) {
+    if visited.ways.iter().all(|way| *way == VectorWay::Scan) {
         return Ok(None);
     }
-    let scanned = vectors::scan(&views, &embedding, WATCHED_TOP_K);
-    let Some(last) = scanned.last() else { return Ok(None) };
-    let mut watch = GraphWatch::default();
+    let exact = vectors::search_exactly(&views, &embedding, WATCHED_TOP_K);
+    let Some(last) = exact.last() else { return Ok(None) };
+    let near = found.iter().filter(|place| place.score >= last.score).count();
+    let mut watch = GraphWatch { wanted: exact.len(), found: near.min(exact.len()), ..GraphWatch::default() };
     for (at, (part, way)) in view.parts.iter().zip(&visited.ways).enumerate() {
         let Some(graph) = part.segment.vectors.graph().filter(|_| *way == VectorWay::Graph) else { continue };
         let here = |place: &&Candidate| place.segment as usize == at;
-        let wanted = scanned.iter().filter(here).count();
+        let wanted = exact.iter().filter(here).count();
         // By score, since of rows that are alike any will do.
         let found = found.iter().filter(here).filter(|place| place.score >= last.score).count().min(wanted);
-        watch.wanted += wanted;
-        watch.found += found;
         match graph.note_recall(wanted, found) {
             Watched::Enough => {}
             Watched::Widened { recall, breadth } => watch.widened.push((recall, breadth)),

@@ -194,13 +194,13 @@ fn save_graph(segment: &Segment, folder: &Path) -> Result<Option<Seal>, Snapshot
     }
     // One that cannot be saved is built again after a restart.
     let Ok(file) = graph.file(segment.seal()) else {
-        graph.set_saved(None);
+        graph.set_unsavable();
         return Ok(None);
     };
     let sections = file.sections();
     let (head, seal) = sections.head();
     write_then_rename(&path(seal), |out| sections.write_to(&head, out))?;
-    graph.set_saved(Some(seal));
+    graph.set_saved(&file, seal);
     Ok(Some(seal))
 }
 

@@ -159,6 +159,11 @@ impl Vectors {
         self.dimensions
     }
 
+    /// Whether searches may miss a row.
+    pub(crate) fn is_approximate(&self) -> bool {
+        self.signs.is_some() || self.graph.load().is_some()
+    }
+
     /// The graph that searches may take, if there is one.
     pub(crate) fn graph(&self) -> Option<Arc<Graph>> {
         self.graph.load_full()
@@ -386,12 +391,12 @@ thread_local! {
 /// `query`: `[dimensions]`, finite; at unit length, with rows of unit length, scores are cosines, -1 to 1.
 /// Blocks the calling thread for about 5 ns a row of 256 by 8-bit codes, 1.5 ns by sign codes.
 pub(crate) fn search(segments: &[VectorsView<'_>], query: &[f32], k: usize, visited: &mut Visited) -> Vec<Candidate> {
-    SCRATCH.with_borrow_mut(|scratch| search_with(scratch, segments, query, k, true, visited))
+    SCRATCH.with_borrow_mut(|scratch| search_with(scratch, segments, query, k, false, visited))
 }
 
-/// As [`search`], without graphs.
-pub(crate) fn scan(segments: &[VectorsView<'_>], query: &[f32], k: usize) -> Vec<Candidate> {
-    SCRATCH.with_borrow_mut(|scratch| search_with(scratch, segments, query, k, false, &mut Visited::default()))
+/// As [`search`], without graphs and sign codes: exactly what scoring every row in f32 gives.
+pub(crate) fn search_exactly(segments: &[VectorsView<'_>], query: &[f32], k: usize) -> Vec<Candidate> {
+    SCRATCH.with_borrow_mut(|scratch| search_with(scratch, segments, query, k, true, &mut Visited::default()))
 }
 
 fn search_with(
@@ -399,7 +404,7 @@ fn search_with(
     segments: &[VectorsView<'_>],
     query: &[f32],
     k: usize,
-    by_graphs: bool,
+    is_exact: bool,
     visited: &mut Visited,
 ) -> Vec<Candidate> {
     if k == 0 {
@@ -409,7 +414,7 @@ fn search_with(
     let mut best = Best::new(k);
     let mut ways = Vec::with_capacity(segments.len());
     for (at, segment) in segments.iter().enumerate() {
-        let way = match by_graphs.then(|| segment.walk(query, k)).flatten() {
+        let way = match (!is_exact).then(|| segment.walk(query, k)).flatten() {
             Some(docs) => {
                 visited.walked += docs.len() as u64;
                 visited.rescored += docs.len() as u64;
@@ -419,7 +424,7 @@ fn search_with(
                 }
                 VectorWay::Graph
             }
-            None if segment.signs().is_some() => VectorWay::Estimate,
+            None if !is_exact && segment.signs().is_some() => VectorWay::Estimate,
             None => VectorWay::Scan,
         };
         ways.push(way);

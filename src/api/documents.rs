@@ -17,20 +17,16 @@ use crate::{
     http::{Request, Response, request::is_json, respond},
     knowledge::{
         ChunkRow, DocumentRow,
-        by_filter::METADATA_BYTES_MAX,
         documents::{DocumentDraft, EXTERNAL_ID_BYTES_MAX, Receipt},
         extract::MediaType,
     },
+    metadata,
 };
 
 /// Longest title, in characters.
 const TITLE_CHARS_MAX: usize = 1_000;
 /// Longest source address, in bytes.
 const SOURCE_URL_BYTES_MAX: usize = 4_096;
-/// Most objects and arrays inside one another in metadata, which is an object itself.
-const METADATA_DEPTH_MAX: usize = 63;
-/// Largest magnitude of a number in metadata.
-const METADATA_NUMBER_MAX: f64 = 1.79e308;
 
 /// A document inside JSON.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -212,39 +208,7 @@ fn check(draft: &DocumentDraft) -> Result<(), Error> {
     if draft.source_url.as_ref().is_some_and(|url| url.len() > SOURCE_URL_BYTES_MAX) {
         return Err(Error::invalid_field("source_url", format!("may have at most {SOURCE_URL_BYTES_MAX} bytes")));
     }
-    check_metadata(&draft.metadata)
-}
-
-/// Refuses metadata, or a patch of it, that are too large or that Postgres would refuse.
-pub(super) fn check_metadata(metadata: &Map<String, Value>) -> Result<(), Error> {
-    let metadata_bytes = serde_json::to_string(metadata).map_or(usize::MAX, |text| text.len());
-    if metadata_bytes > METADATA_BYTES_MAX {
-        return Err(Error::invalid_field("metadata", format!("may have at most {METADATA_BYTES_MAX} bytes of JSON")));
-    }
-    metadata.iter().try_for_each(|(key, value)| check_value(key, value, METADATA_DEPTH_MAX - 1))
-}
-
-/// Refuses what Postgres would (`tertulia_is_metadata`, and that it cannot hold a NUL character). JSON bodies have been
-/// looked at in part, metadata of the query string not at all.
-fn check_value(key: &str, value: &Value, depth_left: usize) -> Result<(), Error> {
-    let wrong = |told: String| Err(Error::invalid_field("metadata", told));
-    if key.contains('\0') {
-        return wrong("has a key with a NUL character (\\u0000), which cannot be stored".into());
-    }
-    match value {
-        Value::String(text) if text.contains('\0') => {
-            wrong(format!("has a NUL character (\\u0000) at `{key}`, which cannot be stored"))
-        }
-        Value::Number(number) if number.as_f64().is_none_or(|number| number.abs() > METADATA_NUMBER_MAX) => {
-            wrong(format!("has a number beyond {METADATA_NUMBER_MAX:e} at `{key}`"))
-        }
-        Value::Array(_) | Value::Object(_) if depth_left == 0 => {
-            wrong(format!("nests objects and arrays deeper than {METADATA_DEPTH_MAX}"))
-        }
-        Value::Array(items) => items.iter().try_for_each(|item| check_value(key, item, depth_left - 1)),
-        Value::Object(fields) => fields.iter().try_for_each(|(key, value)| check_value(key, value, depth_left - 1)),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(()),
-    }
+    metadata::check(&draft.metadata)
 }
 
 fn media_type(text: &str, field: &str) -> Result<MediaType, Error> {

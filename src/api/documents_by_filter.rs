@@ -6,16 +6,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::{
-    documents::check_metadata,
-    knowledge_bases::{knowledge_base_id, read_filter},
-};
+use super::knowledge_bases::{knowledge_base_id, read_filter};
 use crate::{
     app::App,
     ctx::Ctx,
     error::Error,
     http::{Request, Response, respond},
     knowledge::by_filter::{Deed, Outcome},
+    metadata,
 };
 
 /// Which documents to delete.
@@ -79,7 +77,7 @@ pub async fn patch_documents(ctx: &Ctx, app: &App, req: Request) -> Result<Respo
     if draft.metadata.is_empty() {
         return Err(Error::invalid_field("metadata", "must have at least one key"));
     }
-    check_metadata(&draft.metadata)?;
+    metadata::check(&draft.metadata)?;
     let outcome = app.knowledge.change_documents(ctx, id, &filter, &Deed::Patch(draft.metadata), draft.dry_run).await?;
     respond::ok(&view(outcome, draft.dry_run))
 }

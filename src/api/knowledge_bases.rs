@@ -2,8 +2,7 @@
 
 use std::{ops::Range, time::Duration};
 
-use serde::{Deserialize, Serialize, Serializer};
-use serde_json::value::RawValue;
+use serde::{Deserialize, Serialize};
 use tertulia_index::{Analyzer, CONDITIONS_MAX, Filter, Mode, Neighbour};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -14,7 +13,7 @@ use crate::{
     app::App,
     ctx::{Ctx, KnowledgeBaseId},
     error::Error,
-    http::{Request, Response, respond},
+    http::{Request, Response, json::raw as raw_json, respond},
     knowledge::{
         FallbackNeighbour,
         bases::BaseStatus,
@@ -328,12 +327,6 @@ struct HighlightView {
 fn highlight_views(ranges: Option<&Vec<Range<u32>>>) -> Option<Vec<HighlightView>> {
     let view = |range: &Range<u32>| HighlightView { start: range.start, end: range.end };
     ranges.map(|ranges| ranges.iter().map(view).collect())
-}
-
-/// Writes text that is JSON already as it is.
-fn raw_json<S: Serializer>(text: &&str, serializer: S) -> Result<S::Ok, S::Error> {
-    let raw: &RawValue = serde_json::from_str(text).map_err(serde::ser::Error::custom)?;
-    raw.serialize(serializer)
 }
 
 /// `POST /v1/knowledge-bases/{knowledge_base_id}/search`

@@ -4,7 +4,10 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::openapi::{QueryKind, QueryParameter};
+use super::{
+    openapi::{QueryKind, QueryParameter},
+    query::number,
+};
 use crate::{
     error::Error,
     http::{Request, Response, respond as answer},
@@ -19,23 +22,25 @@ const LIMIT_MAX: u64 = 100;
 const OFFSET_MAX: u64 = 100_000;
 
 /// What the query string of a list may have.
-pub const QUERY: &[QueryParameter] = &[
-    QueryParameter {
-        name: "limit",
-        about: "Most items of the page; 50 if nothing is said.",
-        kind: QueryKind::Number { min: 1, max: LIMIT_MAX },
-    },
-    QueryParameter {
-        name: "offset",
-        about: "Items to pass over. The answer has a `total`. Not with `cursor`.",
-        kind: QueryKind::Number { min: 0, max: OFFSET_MAX },
-    },
-    QueryParameter {
-        name: "cursor",
-        about: "`next_cursor` of the page before: as fast at any depth, and without a `total`.",
-        kind: QueryKind::Text,
-    },
-];
+pub const QUERY: &[QueryParameter] = &[LIMIT, OFFSET, CURSOR];
+/// How long a page is.
+pub const LIMIT: QueryParameter = QueryParameter {
+    name: "limit",
+    about: "Most items of the page; 50 if nothing is said.",
+    kind: QueryKind::Number { min: 1, max: LIMIT_MAX },
+};
+/// Where a page starts, by counting.
+pub const OFFSET: QueryParameter = QueryParameter {
+    name: "offset",
+    about: "Items to pass over. The answer has a `total`. Not with `cursor`.",
+    kind: QueryKind::Number { min: 0, max: OFFSET_MAX },
+};
+/// Where a page starts, after another.
+pub const CURSOR: QueryParameter = QueryParameter {
+    name: "cursor",
+    about: "`next_cursor` of the page before, with the same other parameters: as fast at any depth, and without a `total`.",
+    kind: QueryKind::Text,
+};
 
 /// A page as clients see it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -80,16 +85,11 @@ pub fn respond<T: Serialize>(request: &PageRequest, page: Page<T>) -> Result<Res
         items: page.items,
         total: page.total,
         limit: request.limit,
+        // A list that does not count has no offsets either.
         offset: match request.start {
-            Start::Offset(offset) => Some(offset),
+            Start::Offset(offset) => page.total.map(|_| offset),
             Start::After(_) => None,
         },
         next_cursor: page.next_cursor,
     })
-}
-
-fn number(req: &Request, name: &str, min: u64, max: u64) -> Result<Option<u64>, Error> {
-    let Some(text) = req.query(name) else { return Ok(None) };
-    let number = text.parse().ok().filter(|number| (min..=max).contains(number));
-    number.map(Some).ok_or_else(|| Error::invalid_field(name, format!("must be a whole number from {min} to {max}")))
 }

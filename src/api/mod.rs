@@ -8,11 +8,15 @@
 pub mod docs;
 pub mod documents;
 pub mod documents_by_filter;
+pub mod fields;
 pub mod generations;
 pub mod health;
 pub mod knowledge_bases;
 pub mod lists;
+pub mod messages;
 pub mod openapi;
+pub mod query;
+pub mod sessions;
 
 use std::{
     borrow::Cow,
@@ -160,6 +164,18 @@ pub const ROUTES: &[Route] = &[
     route!(POST   "/v1/knowledge-bases/{knowledge_base_id}/generations",                KnowledgeWrite, Json,     generations::create_generation),
     route!(GET    "/v1/knowledge-bases/{knowledge_base_id}/generations",                KnowledgeRead,  Nothing,  generations::list_generations),
     route!(DELETE "/v1/knowledge-bases/{knowledge_base_id}/generations/{generation_id}", KnowledgeWrite, Nothing, generations::delete_generation),
+    route!(POST   "/v1/sessions",                                                       SessionsWrite,  Json,     sessions::create_session),
+    route!(GET    "/v1/sessions",                                                       SessionsRead,   Nothing,  sessions::list_sessions),
+    route!(GET    "/v1/sessions/{session_id}",                                          SessionsRead,   Nothing,  sessions::get_session),
+    route!(PATCH  "/v1/sessions/{session_id}",                                          SessionsWrite,  Json,     sessions::update_session),
+    route!(DELETE "/v1/sessions/{session_id}",                                          SessionsWrite,  Nothing,  sessions::delete_session),
+    route!(POST   "/v1/sessions/{session_id}/end",                                      SessionsWrite,  Nothing,  sessions::end_session),
+    route!(POST   "/v1/sessions/{session_id}/messages",                                 SessionsWrite,  Json,     messages::create_message),
+    route!(GET    "/v1/sessions/{session_id}/messages",                                 SessionsRead,   Nothing,  messages::list_messages),
+    route!(GET    "/v1/sessions/{session_id}/messages/{message_id}",                    SessionsRead,   Nothing,  messages::get_message),
+    route!(PATCH  "/v1/sessions/{session_id}/messages/{message_id}",                    SessionsWrite,  Json,     messages::edit_message),
+    route!(DELETE "/v1/sessions/{session_id}/messages/{message_id}",                    SessionsWrite,  Nothing,  messages::delete_message),
+    route!(GET    "/v1/messages/search",                                                SessionsRead,   Nothing,  messages::search_messages),
     route!(GET    "/healthz",                                                           public,         Nothing,  health::get_health),
     route!(GET    "/readyz",                                                            public,         Nothing,  health::get_readiness),
     route!(GET    "/metrics",                                                           public,         Nothing,  health::get_metrics),
@@ -435,7 +451,8 @@ mod tests {
     fn only_what_stands_outside_v1_is_public_and_only_writes_take_bodies() {
         for route in ROUTES {
             assert_eq!(route.scope().is_some(), route.pattern.starts_with("/v1/"), "{}", route.pattern);
-            let has_none = matches!(route.method, Method::GET | Method::DELETE) || route.name == "warm_knowledge_base";
+            let has_none = matches!(route.method, Method::GET | Method::DELETE)
+                || ["warm_knowledge_base", "end_session"].contains(&route.name);
             assert_eq!(has_none, route.body == BodyLimit::Nothing, "{}", route.name);
         }
     }

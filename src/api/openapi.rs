@@ -78,6 +78,12 @@ pub enum QueryKind {
     },
     /// Any text.
     Text,
+    /// A UUID.
+    Id,
+    /// `true` or `false`.
+    Boolean,
+    /// A time as RFC 3339 writes it.
+    Time,
 }
 
 /// A body in one media type.
@@ -197,7 +203,7 @@ pub fn document() -> OpenApi {
         let operation = operation(route, &mut schemas);
         paths.add_path_operation(route.pattern, vec![method(route)], operation);
     }
-    let about = "Documents in, ranked chunks out. Errors are `application/problem+json` with a stable `code`.";
+    let about = "Documents in, ranked chunks out; sessions and their messages. Errors are `application/problem+json` with a stable `code`.";
     let license = LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build();
     let info = InfoBuilder::new()
         .title("tertulia")
@@ -311,10 +317,7 @@ fn path_parameter(name: &'static str) -> ParameterBuilder {
         name => format!("The {}.", name.replace("_id", "'s id").replace('_', " ")),
     };
     let schema = match name.ends_with("_id") {
-        true => ObjectBuilder::new()
-            .schema_type(SchemaType::new(Type::String))
-            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Uuid)))
-            .into(),
+        true => text_of(KnownFormat::Uuid),
         false => any_text(),
     };
     ParameterBuilder::new()
@@ -328,6 +331,9 @@ fn path_parameter(name: &'static str) -> ParameterBuilder {
 fn query_parameter(parameter: &QueryParameter) -> ParameterBuilder {
     let schema = match parameter.kind {
         QueryKind::Text => any_text(),
+        QueryKind::Id => text_of(KnownFormat::Uuid),
+        QueryKind::Time => text_of(KnownFormat::DateTime),
+        QueryKind::Boolean => ObjectBuilder::new().schema_type(SchemaType::new(Type::Boolean)).into(),
         QueryKind::Number { min, max } => ObjectBuilder::new()
             .schema_type(SchemaType::new(Type::Integer))
             .minimum(Some(min as f64))
@@ -389,11 +395,18 @@ fn any_text() -> RefOr<Schema> {
     ObjectBuilder::new().schema_type(SchemaType::new(Type::String)).into()
 }
 
+fn text_of(format: KnownFormat) -> RefOr<Schema> {
+    let schema = ObjectBuilder::new().schema_type(SchemaType::new(Type::String));
+    schema.format(Some(SchemaFormat::KnownFormat(format))).into()
+}
+
 /// What the operations of one resource are grouped under.
 fn tag(route: &Route) -> &'static str {
     match route.pattern {
         pattern if pattern.contains("/documents") => "documents",
         pattern if pattern.starts_with("/v1/knowledge-bases") => "knowledge bases",
+        pattern if pattern.contains("/messages") => "messages",
+        pattern if pattern.starts_with("/v1/sessions") => "sessions",
         _ => "server",
     }
 }
@@ -451,7 +464,8 @@ mod tests {
             let parameters = operation["parameters"].as_array().map_or(&[][..], Vec::as_slice);
             let in_path = parameters.iter().filter(|it| it["in"] == "path").count();
             assert_eq!(in_path, path.matches('{').count(), "{method} {path}");
-            let takes_one = matches!(method.as_str(), "POST" | "PUT") && !path.ends_with("/warm");
+            let takes_one = matches!(method.as_str(), "POST" | "PUT" | "PATCH")
+                && !["/warm", "/end"].iter().any(|deed| path.ends_with(deed));
             assert_eq!(operation.get("requestBody").is_some(), takes_one, "{path}");
             let responses = operation["responses"].as_object().unwrap();
             assert!(responses.keys().any(|status| status.starts_with('2')), "{method} {path} never succeeds");

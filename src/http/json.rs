@@ -7,8 +7,8 @@ use std::cell::RefCell;
 
 use bytes::Bytes;
 use memchr::memmem;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::{Deserialize, Deserializer, Serialize as _, Serializer, de::DeserializeOwned};
+use serde_json::{Value, value::RawValue};
 
 use crate::error::Error;
 
@@ -63,6 +63,23 @@ pub fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Error> {
     };
     // Where the two parsers disagree (a number that only a float can hold, say) serde_json has the last word.
     parsed.or_else(|_| why_not(body))
+}
+
+/// Writes text that is JSON already as it is.
+///
+/// # Errors
+/// If it is no JSON.
+pub fn raw<S: Serializer>(text: &impl AsRef<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    let raw: &RawValue = serde_json::from_str(text.as_ref()).map_err(serde::ser::Error::custom)?;
+    raw.serialize(serializer)
+}
+
+/// Reads a field that is there, be it null, as `Some`; with `#[serde(default)]`, one that is left out is `None`.
+///
+/// # Errors
+/// If it is of another type.
+pub fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
 }
 
 /// Why `body` could not be parsed, by a second, slower look; or the value after all.
@@ -296,6 +313,19 @@ mod tests {
         check("{\"query\": \"a\0b\"}", "", "not JSON");
         // A backslash that is itself escaped, and text that only looks like one.
         assert_eq!(draft(r#"{"query": "a\\u0000"}"#).unwrap().query, "a\\u0000");
+    }
+
+    #[test]
+    fn a_null_is_told_from_a_field_that_is_left_out() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct Patch {
+            #[serde(default, deserialize_with = "given")]
+            name: Option<Option<String>>,
+        }
+        let name = |body: &'static str| parse::<Patch>(&Bytes::from_static(body.as_bytes())).unwrap().name;
+        assert_eq!(name("{}"), None);
+        assert_eq!(name(r#"{"name": null}"#), Some(None));
+        assert_eq!(name(r#"{"name": "a"}"#), Some(Some("a".into())));
     }
 
     #[test]

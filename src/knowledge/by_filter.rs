@@ -12,6 +12,7 @@ use super::{Base, BaseKey, Knowledge};
 use crate::{
     ctx::{Ctx, DocumentId, KnowledgeBaseId},
     error::Error,
+    metadata::{self, merged},
     store::{
         self, TenantTx,
         documents_by_filter::{self, Matching},
@@ -19,8 +20,6 @@ use crate::{
     },
 };
 
-/// Largest metadata of a document, in bytes of JSON.
-pub const METADATA_BYTES_MAX: usize = 16_384;
 /// Most documents of one transaction.
 const DOCUMENTS_MAX: usize = 256;
 /// A transaction takes no further document once it has so many chunks: some tenths of a second, for which the knowledge
@@ -193,28 +192,12 @@ fn patched(document: Matching, patch: &Map<String, Value>) -> Result<Option<Matc
     if same_object(&metadata, &document.metadata) {
         return Ok(None);
     }
-    if serde_json::to_string(&metadata).map_or(usize::MAX, |text| text.len()) > METADATA_BYTES_MAX {
-        let told = format!("would give the document `{}` more than {METADATA_BYTES_MAX} bytes", document.external_id);
+    if metadata::bytes(&metadata) > metadata::BYTES_MAX {
+        let told =
+            format!("would give the document `{}` more than {} bytes", document.external_id, metadata::BYTES_MAX);
         return Err(Error::invalid_field("metadata", told));
     }
     Ok(Some(Matching { metadata, ..document }))
-}
-
-/// `target` with `patch` merged into it: RFC 7396, section 2.
-fn merged(target: &Map<String, Value>, patch: &Map<String, Value>) -> Map<String, Value> {
-    let mut target = target.clone();
-    for (key, value) in patch {
-        match value {
-            Value::Null => drop(target.remove(key)),
-            Value::Object(inner) => {
-                let present = target.get(key).and_then(Value::as_object);
-                let value = merged(present.unwrap_or(&Map::new()), inner);
-                target.insert(key.clone(), Value::Object(value));
-            }
-            other => drop(target.insert(key.clone(), other.clone())),
-        }
-    }
-    target
 }
 
 /// Whether Postgres takes the two for equal: it writes `1e2` as `100`, which reads as another kind of number.
@@ -249,22 +232,6 @@ mod tests {
         Matching { id: DocumentId::new(), external_id: "a".into(), metadata: object(metadata), chunk_count: 1 }
     }
 
-    /// The examples of RFC 7396, appendix A, of which both sides are objects.
-    #[test]
-    fn patches_are_merged_as_the_rfc_says() {
-        let check = |target, patch, expected| assert_eq!(merged(&object(target), &object(patch)), object(expected));
-        check(json!({"a":"b"}), json!({"a":"c"}), json!({"a":"c"}));
-        check(json!({"a":"b"}), json!({"b":"c"}), json!({"a":"b","b":"c"}));
-        check(json!({"a":"b"}), json!({"a":null}), json!({}));
-        check(json!({"a":"b","b":"c"}), json!({"a":null}), json!({"b":"c"}));
-        check(json!({"a":["b"]}), json!({"a":"c"}), json!({"a":"c"}));
-        check(json!({"a":"c"}), json!({"a":["b"]}), json!({"a":["b"]}));
-        check(json!({"a":{"b":"c"}}), json!({"a":{"b":"d","c":null}}), json!({"a":{"b":"d"}}));
-        check(json!({"a":[{"b":"c"}]}), json!({"a":[1]}), json!({"a":[1]}));
-        check(json!({"e":null}), json!({"a":1}), json!({"e":null,"a":1}));
-        check(json!({}), json!({"a":{"bb":{"ccc":null}}}), json!({"a":{"bb":{}}}));
-    }
-
     #[test]
     fn a_patch_that_changes_nothing_writes_nothing() {
         let present = json!({"n": 100, "s": "x", "list": [1, 2.0], "o": {"deep": 1}});
@@ -281,7 +248,7 @@ mod tests {
     #[test]
     fn metadata_cannot_grow_beyond_the_limit_by_patches() {
         // `{"a":"…","b":""}`
-        let fits = "x".repeat(METADATA_BYTES_MAX - 15);
+        let fits = "x".repeat(metadata::BYTES_MAX - 15);
         let patch = object(json!({"b": ""}));
         assert!(patched(document(json!({ "a": fits })), &patch).unwrap().is_some());
         let error = patched(document(json!({ "a": format!("{fits}x") })), &patch).unwrap_err();

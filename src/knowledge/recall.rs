@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// After so many rows that were to be found, what came before counts half.
 const WANTED_MAX: u64 = 10_000;
 
-/// Repeats a sample of searches, and knows how much of what was to be found graphs have found lately, in all knowledge bases.
+/// Repeats a sample of searches, and knows how much of what was to be found they have found lately, in all knowledge bases.
 pub struct RecallWatch {
     compute: Arc<Compute>,
     tasks: Tasks,
@@ -31,8 +31,8 @@ pub struct RecallWatch {
 struct State {
     /// Since when one may be repeated; at once if `None`.
     due: Option<Instant>,
-    wanted: u64,
-    found: u64,
+    /// What was wanted and found by searches without a filter, and by those with one.
+    lately: [(u64, u64); 2],
 }
 
 impl RecallWatch {
@@ -41,15 +41,16 @@ impl RecallWatch {
         Self { compute, tasks, loaded, state: Arc::default() }
     }
 
-    /// Takes in that `index` is being searched. If that is due, it is searched once more in the background, with and without
-    /// its graphs.
+    /// Takes in that `index` is being searched. If that is due, it is searched once more in the background, as it is
+    /// and exactly.
     pub fn sample(&self, key: BaseKey, index: &Arc<Index>, embedding: &[f32], filter: Option<&Filter>) {
         // Searches do not wait for each other here.
-        if !index.has_graph() || !self.state.try_lock().is_ok_and(|mut state| state.is_due()) {
+        if !index.is_approximate() || !self.state.try_lock().is_ok_and(|mut state| state.is_due()) {
             return;
         }
         let (compute, loaded, state) = (self.compute.clone(), self.loaded.clone(), self.state.clone());
         let (index, embedding, filter) = (index.clone(), embedding.to_vec(), filter.cloned());
+        let is_filtered = filter.is_some();
         self.tasks.spawn(async move {
             let repeated = compute.run_in_background(move || {
                 index.watch_graphs(&Query {
@@ -66,7 +67,7 @@ impl RecallWatch {
             });
             // Where it fails, the search itself failed, and said so.
             let Ok(Ok(Some(watch))) = repeated.await else { return };
-            state.lock().unwrap_or_else(PoisonError::into_inner).note(&watch);
+            state.lock().unwrap_or_else(PoisonError::into_inner).note(&watch, is_filtered);
             let knowledge_base_id = key.knowledge_base_id;
             for (recall, breadth) in &watch.widened {
                 tracing::info!(%knowledge_base_id, recall, breadth, "a graph found too little; it is searched wider");
@@ -77,15 +78,17 @@ impl RecallWatch {
             for recall in &watch.let_go {
                 tracing::warn!(%knowledge_base_id, recall, "a graph that was built once more found too little; its segment is scanned");
             }
-            let is_let_go = !watch.rebuilt.is_empty() || !watch.let_go.is_empty();
-            if is_let_go && let Some(base) = loaded.find(key) {
+            // The sync saves what a graph has learned, and has another built.
+            let is_changed = !watch.widened.is_empty() || !watch.rebuilt.is_empty() || !watch.let_go.is_empty();
+            if is_changed && let Some(base) = loaded.find(key) {
                 base.wake(0);
             }
         });
     }
 
-    /// The share of the ten nearest chunks that graphs have found, 0 to 1; none before a search was repeated.
-    pub fn recall_at_10(&self) -> Option<f64> {
+    /// The share of the ten nearest chunks that searches without a filter have found, 0 to 1, and that of those with one; none
+    /// before one was repeated.
+    pub fn recall_at_10(&self) -> [Option<f64>; 2] {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).recall_at_10()
     }
 }
@@ -101,17 +104,18 @@ impl State {
         is_due
     }
 
-    fn note(&mut self, watch: &GraphWatch) {
-        self.wanted += watch.wanted as u64;
-        self.found += watch.found as u64;
-        if self.wanted > WANTED_MAX {
-            self.wanted /= 2;
-            self.found /= 2;
+    fn note(&mut self, watch: &GraphWatch, is_filtered: bool) {
+        let (wanted, found) = &mut self.lately[usize::from(is_filtered)];
+        *wanted += watch.wanted as u64;
+        *found += watch.found as u64;
+        if *wanted > WANTED_MAX {
+            *wanted /= 2;
+            *found /= 2;
         }
     }
 
-    fn recall_at_10(&self) -> Option<f64> {
-        (self.wanted > 0).then(|| self.found as f64 / self.wanted as f64)
+    fn recall_at_10(&self) -> [Option<f64>; 2] {
+        self.lately.map(|(wanted, found)| (wanted > 0).then(|| found as f64 / wanted as f64))
     }
 }
 
@@ -133,14 +137,16 @@ mod tests {
     #[test]
     fn what_is_told_last_counts_most() {
         let mut watch = State::default();
-        assert_eq!(watch.recall_at_10(), None);
+        assert_eq!(watch.recall_at_10(), [None, None]);
         let ten = |found| GraphWatch { wanted: 10, found, ..GraphWatch::default() };
-        watch.note(&ten(10));
-        watch.note(&ten(5));
-        assert_eq!(watch.recall_at_10(), Some(0.75));
-        (0..100_000).for_each(|_| watch.note(&ten(0)));
-        assert!(watch.recall_at_10().is_some_and(|recall| recall < 0.001));
-        (0..10_000).for_each(|_| watch.note(&ten(10)));
-        assert!(watch.recall_at_10().is_some_and(|recall| recall > 0.99));
+        watch.note(&ten(10), false);
+        watch.note(&ten(5), false);
+        assert_eq!(watch.recall_at_10(), [Some(0.75), None]);
+        let with_filters = |watch: &State| watch.recall_at_10()[1].unwrap();
+        (0..100_000).for_each(|_| watch.note(&ten(0), true));
+        assert!(with_filters(&watch) < 0.001);
+        (0..10_000).for_each(|_| watch.note(&ten(10), true));
+        assert!(with_filters(&watch) > 0.99);
+        assert_eq!(watch.recall_at_10()[0], Some(0.75));
     }
 }

@@ -79,6 +79,12 @@ pub enum StoreError {
         /// Such as `knowledge base`.
         what: &'static str,
     },
+    /// A row was to refer to one that is not there.
+    #[error("the {field} refers to nothing")]
+    BrokenReference {
+        /// The column, which is the field of the input too.
+        field: &'static str,
+    },
     /// The knowledge base got another active generation since it was looked at.
     #[error("the active generation was switched")]
     GenerationSwitched,
@@ -104,6 +110,18 @@ impl StoreError {
     /// Whether a statement broke a unique constraint.
     pub fn is_unique_violation(&self) -> bool {
         self.code() == Some(&SqlState::UNIQUE_VIOLATION)
+    }
+
+    /// What a broken foreign key is about: `fields` has the constraints, each with its field. Anything else stays as it is.
+    pub(super) fn reference_to(self, fields: &[(&str, &'static str)]) -> Self {
+        let Self::Statement { source, .. } = &self else { return self };
+        let Some(refused) = source.as_db_error().filter(|it| *it.code() == SqlState::FOREIGN_KEY_VIOLATION) else {
+            return self;
+        };
+        match fields.iter().find(|(constraint, _)| refused.constraint() == Some(*constraint)) {
+            Some((_, field)) => Self::BrokenReference { field },
+            None => self,
+        }
     }
 
     /// What Postgres calls the failure.
@@ -156,6 +174,7 @@ impl From<StoreError> for Error {
                     detail: "The knowledge base got another encoder meanwhile; try again.".into(),
                 };
             }
+            StoreError::BrokenReference { field } => return Self::invalid_field(field, "names nothing that is there"),
             StoreError::ForeignCursor => {
                 return Self::invalid_field("cursor", "is another list's; start again without it");
             }
@@ -185,6 +204,7 @@ mod tests {
         check(StoreError::Gone { what: "knowledge base" }, 404);
         check(StoreError::GenerationSwitched, 409);
         check(StoreError::ForeignCursor, 400);
+        check(StoreError::BrokenReference { field: "widget_id" }, 400);
         check(StoreError::Unusable { statement: "documents/list" }, 500);
         check(StoreError::RowCount { statement: "documents/list", count: 2 }, 500);
     }

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use tertulia_index::Analyzer;
-use time::{OffsetDateTime, PrimitiveDateTime};
+use time::OffsetDateTime;
 use tokio_postgres::{Row, types::Type};
 use uuid::Uuid;
 
 use super::{
     Store, StoreError,
-    page::{Key, Page, PageRequest, Start},
+    page::{BEFORE_ALL, Key, Page, PageRequest, Start},
     row::Reader,
     tx::{Statement, TenantTx},
 };
@@ -44,9 +44,6 @@ const LIST_VERSIONS: Statement = Statement {
     sql: include_str!("sql/knowledge_bases/list_versions.sql"),
     types: &[Type::UUID_ARRAY, Type::UUID_ARRAY],
 };
-
-/// Sorts before every row of a list that is newest first.
-const BEFORE_ALL: (OffsetDateTime, Uuid) = (PrimitiveDateTime::MAX.assume_utc(), Uuid::max());
 
 /// A knowledge base with its active generation.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,6 +9,7 @@
 
 mod address;
 pub mod api_keys;
+pub mod audit_log;
 pub mod changes;
 pub mod chunks;
 pub mod documents;
@@ -19,12 +20,14 @@ pub mod generations;
 pub mod health;
 pub mod knowledge_bases;
 pub mod listen;
+pub mod messages;
 mod migrate;
 pub mod page;
 mod pool;
 mod roles;
 mod row;
 pub mod search;
+pub mod sessions;
 #[cfg(test)]
 mod table_tests;
 pub mod tenants;

@@ -5,7 +5,7 @@
 //! from the request.
 
 use sha2::{Digest as _, Sha256};
-use time::OffsetDateTime;
+use time::{OffsetDateTime, PrimitiveDateTime};
 use uuid::Uuid;
 
 use super::StoreError;
@@ -46,7 +46,18 @@ pub(super) enum Key {
     Document(String),
     /// By ordinal.
     Chunk(u32),
+    /// Newest first.
+    Session(OffsetDateTime, Uuid),
+    /// By number, largest first.
+    MessageBefore(u64),
+    /// By number.
+    MessageAfter(u64),
+    /// Of all sessions, newest first.
+    FoundMessage(OffsetDateTime, Uuid),
 }
+
+/// Sorts before every row of a list that is newest first.
+pub(super) const BEFORE_ALL: (OffsetDateTime, Uuid) = (PrimitiveDateTime::MAX.assume_utc(), Uuid::max());
 
 /// A part of a list.
 #[derive(Debug)]
@@ -113,11 +124,9 @@ impl Cursor {
     fn to_text(&self) -> String {
         let mut bytes = Vec::new();
         match &self.0 {
-            Key::KnowledgeBase(created_at, id) => {
-                bytes.push(b'b');
-                bytes.extend((created_at.unix_timestamp_nanos() / 1_000).to_be_bytes());
-                bytes.extend(id.as_bytes());
-            }
+            Key::KnowledgeBase(created_at, id) => push_time_and_id(&mut bytes, b'b', created_at, id),
+            Key::Session(created_at, id) => push_time_and_id(&mut bytes, b's', created_at, id),
+            Key::FoundMessage(timestamp, id) => push_time_and_id(&mut bytes, b'f', timestamp, id),
             Key::Document(external_id) => {
                 bytes.push(b'd');
                 bytes.extend(external_id.as_bytes());
@@ -125,6 +134,14 @@ impl Cursor {
             Key::Chunk(ordinal) => {
                 bytes.push(b'c');
                 bytes.extend(ordinal.to_be_bytes());
+            }
+            Key::MessageBefore(seq) => {
+                bytes.push(b'm');
+                bytes.extend(seq.to_be_bytes());
+            }
+            Key::MessageAfter(seq) => {
+                bytes.push(b'n');
+                bytes.extend(seq.to_be_bytes());
             }
         }
         bytes.extend(checksum(&bytes));
@@ -142,18 +159,35 @@ impl Cursor {
         }
         let (kind, key) = bytes.split_first()?;
         let key = match kind {
-            b'b' => {
-                let (micros, id) = key.split_first_chunk::<16>()?;
-                let nanos = i128::from_be_bytes(*micros).checked_mul(1_000)?;
-                let created_at = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?;
-                Key::KnowledgeBase(created_at, Uuid::from_slice(id).ok()?)
-            }
+            b'b' => time_and_id(key).map(|(created_at, id)| Key::KnowledgeBase(created_at, id))?,
+            b's' => time_and_id(key).map(|(created_at, id)| Key::Session(created_at, id))?,
+            b'f' => time_and_id(key).map(|(timestamp, id)| Key::FoundMessage(timestamp, id))?,
+            b'm' => Key::MessageBefore(seq(key)?),
+            b'n' => Key::MessageAfter(seq(key)?),
             b'd' => Key::Document(std::str::from_utf8(key).ok().filter(|id| !id.contains('\0'))?.to_owned()),
             b'c' => Key::Chunk(u32::from_be_bytes(key.try_into().ok()?)),
             _ => return None,
         };
         Some(Self(key))
     }
+}
+
+fn push_time_and_id(bytes: &mut Vec<u8>, kind: u8, time: &OffsetDateTime, id: &Uuid) {
+    bytes.push(kind);
+    bytes.extend((time.unix_timestamp_nanos() / 1_000).to_be_bytes());
+    bytes.extend(id.as_bytes());
+}
+
+fn time_and_id(key: &[u8]) -> Option<(OffsetDateTime, Uuid)> {
+    let (micros, id) = key.split_first_chunk::<16>()?;
+    let nanos = i128::from_be_bytes(*micros).checked_mul(1_000)?;
+    Some((OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?, Uuid::from_slice(id).ok()?))
+}
+
+/// A number of a message, which is one that Postgres can hold.
+fn seq(key: &[u8]) -> Option<u64> {
+    let seq = u64::from_be_bytes(key.try_into().ok()?);
+    i64::try_from(seq).is_ok().then_some(seq)
 }
 
 fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
@@ -167,9 +201,17 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
 mod tests {
     use super::*;
 
-    fn keys() -> [Key; 3] {
-        let created_at = OffsetDateTime::from_unix_timestamp_nanos(1_764_000_000_123_456_000).unwrap();
-        [Key::KnowledgeBase(created_at, Uuid::now_v7()), Key::Document("docs/straße.md".into()), Key::Chunk(u32::MAX)]
+    fn keys() -> [Key; 7] {
+        let time = OffsetDateTime::from_unix_timestamp_nanos(1_764_000_000_123_456_000).unwrap();
+        [
+            Key::KnowledgeBase(time, Uuid::now_v7()),
+            Key::Document("docs/straße.md".into()),
+            Key::Chunk(u32::MAX),
+            Key::Session(time, Uuid::now_v7()),
+            Key::MessageBefore(1),
+            Key::MessageAfter(u64::MAX >> 1),
+            Key::FoundMessage(time, Uuid::now_v7()),
+        ]
     }
 
     #[test]
@@ -197,7 +239,15 @@ mod tests {
             assert_eq!(Start::after_cursor(bad), None);
         }
         // Well summed, but no key.
-        for bad in [&b"x"[..], b"b", b"c1", b"d\xff", b"da\0b", &[b"b".as_slice(), &[0x7f; 32]].concat()] {
+        for bad in [
+            &b"x"[..],
+            b"b",
+            b"c1",
+            b"d\xff",
+            b"da\0b",
+            b"m\xff\xff\xff\xff\xff\xff\xff\xff",
+            &[b"b".as_slice(), &[0x7f; 32]].concat(),
+        ] {
             let text = hex::encode([bad, &checksum(bad)].concat());
             assert_eq!(Start::after_cursor(&text), None, "{bad:?}");
         }

@@ -55,7 +55,10 @@ async fn a_graph_is_built_in_the_background_and_saved() {
     let recall = until("recall is known", async || {
         ways(&acme, &id).await;
         let metrics = String::from_utf8(app.client().get("/metrics").await.body.to_vec()).unwrap();
-        let line = metrics.lines().find_map(|line| line.strip_prefix("retrieval_recall_at_10 "))?.to_owned();
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("retrieval_recall_at_10{filtered=\"false\"} "))?
+            .to_owned();
         line.parse::<f64>().ok().filter(|recall| !recall.is_nan())
     })
     .await;

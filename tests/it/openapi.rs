@@ -42,6 +42,8 @@ async fn every_answer_has_the_form_that_the_document_says() {
     });
     let version = acme.put_document(&id, "a", &draft).await;
     acme.until_in_memory(&id, version).await;
+    let session = acme.session(&json!({ "visitor_id": "v-1", "metadata": { "page": "/pricing" } })).await;
+    let message = acme.say(&session, "The secret is marlin.").await;
 
     // What others need is deleted last, the inner before the outer.
     let mut routes: Vec<_> = api::ROUTES.iter().collect();
@@ -49,7 +51,11 @@ async fn every_answer_has_the_form_that_the_document_says() {
     let mut generation_id = String::new();
     for route in routes {
         let path = route.pattern.replace("{knowledge_base_id}", &id).replace("{document}", "a");
-        let path = path.replace("{generation_id}", &generation_id);
+        let path = path.replace("{generation_id}", &generation_id).replace("{session_id}", &session);
+        let mut path = path.replace("{message_id}", message["id"].as_str().unwrap());
+        if route.name == "search_messages" {
+            path += "?q=marlin";
+        }
         let body = match (&route.method, route.pattern) {
             (&Method::POST, "/v1/knowledge-bases") => json!({ "name": "another" }).to_string(),
             (&Method::POST, pattern) if pattern.ends_with("/search") => {
@@ -62,11 +68,21 @@ async fn every_answer_has_the_form_that_the_document_says() {
                 let filter = json!({ "type": "eq", "key": "lang", "value": "en" });
                 json!({ "filter": filter, "metadata": { "lang": "en" } }).to_string()
             }
-            (&Method::POST, pattern) if pattern.ends_with("/warm") => String::new(),
+            (&Method::POST, pattern) if ["/warm", "/end"].iter().any(|deed| pattern.ends_with(deed)) => String::new(),
+            (&Method::POST, "/v1/sessions") => "{}".to_owned(),
+            (&Method::POST, pattern) if pattern.ends_with("/messages") => {
+                json!({ "role": "agent", "content": "Hello.", "sender": "Ada", "client_id": "c-1" }).to_string()
+            }
+            (&Method::PATCH, "/v1/sessions/{session_id}") => {
+                json!({ "visitor_name": "Grace", "metadata": { "page": null } }).to_string()
+            }
+            (&Method::PATCH, pattern) if pattern.ends_with("/{message_id}") => {
+                json!({ "content": "The secret is a marlin." }).to_string()
+            }
             (&Method::POST, pattern) if pattern.ends_with("/generations") => {
                 json!({ "encoder": "test-model" }).to_string()
             }
-            (&Method::POST, _) => panic!("a body for {}", route.pattern),
+            (&Method::POST | &Method::PATCH, _) => panic!("a body for {}", route.pattern),
             (&Method::PUT, _) => draft.to_string(),
             _ => String::new(),
         };

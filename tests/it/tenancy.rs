@@ -6,19 +6,38 @@ use tokio_postgres::{SimpleQueryMessage, error::SqlState};
 
 use crate::harness::{TestApp, connect, external_ids};
 
-/// What to put for each path parameter, so that the path names something of `acme`'s.
-fn fill(pattern: &str, knowledge_base: &str) -> String {
-    pattern
-        .replace("{knowledge_base_id}", knowledge_base)
-        .replace("{document}", "a")
-        .replace("{generation_id}", knowledge_base)
+/// What to put for each path parameter.
+struct Ids {
+    knowledge_base: String,
+    session: String,
+    message: String,
+}
+
+impl Ids {
+    /// Of things that never were.
+    fn never() -> Self {
+        let id = || uuid::Uuid::now_v7().to_string();
+        Self { knowledge_base: id(), session: id(), message: id() }
+    }
+
+    fn fill(&self, pattern: &str) -> String {
+        pattern
+            .replace("{knowledge_base_id}", &self.knowledge_base)
+            .replace("{document}", "a")
+            .replace("{generation_id}", &self.knowledge_base)
+            .replace("{session_id}", &self.session)
+            .replace("{message_id}", &self.message)
+    }
 }
 
 fn body(method: &str, pattern: &str) -> serde_json::Value {
     match (method, pattern) {
         ("POST", "/v1/knowledge-bases") => json!({ "name": "another" }),
         ("POST", pattern) if pattern.ends_with("/search") => json!({ "query": "secret" }),
-        ("POST", pattern) if pattern.ends_with("/warm") => serde_json::Value::Null,
+        ("POST", pattern) if pattern.ends_with("/warm") || pattern.ends_with("/end") => serde_json::Value::Null,
+        ("POST", "/v1/sessions") => json!({}),
+        ("POST", pattern) if pattern.ends_with("/messages") => json!({ "role": "user", "content": "intruding" }),
+        ("PATCH", "/v1/sessions/{session_id}") => json!({ "visitor_name": "overwritten" }),
         ("POST", pattern) if pattern.ends_with("/generations") => json!({ "encoder": "static" }),
         ("POST", pattern) => by_filter(pattern),
         _ => json!({ "content": "overwritten" }),
@@ -42,13 +61,17 @@ async fn no_route_answers_a_stranger() {
     let id = acme.knowledge_base("manual").await;
     let version = acme.put_text(&id, "a", "The secret is swordfish.").await;
     acme.until_in_memory(&id, version).await;
-    let never = uuid::Uuid::now_v7().to_string();
+    let session = acme.session(&json!({ "visitor_name": "Grace" })).await;
+    let message = acme.say(&session, "The secret is marlin.").await;
+    let message_id = message["id"].as_str().unwrap().to_owned();
+    let ids = Ids { knowledge_base: id.clone(), session: session.clone(), message: message_id.clone() };
+    let never = Ids::never();
     let forged = format!("{}0", &"tt_0123456789abcdef_0123456789abcdef0123456789abcdef0123456789abcdef"[..67]);
     let mut asked = 0;
     for route in api::ROUTES.iter().filter(|route| route.scope().is_some()) {
         let (method, pattern) = (route.method.as_str(), route.pattern);
         let verb: hyper::Method = method.parse().unwrap();
-        let path = fill(pattern, &id);
+        let path = ids.fill(pattern);
         let text = body(method, pattern).to_string();
 
         for client in [app.client(), app.client().with_key("nonsense"), app.client().with_key(&forged)] {
@@ -63,7 +86,7 @@ async fn no_route_answers_a_stranger() {
         if pattern.contains('{') {
             // Another tenant's is answered by the same bytes as one that never was, but for the request's id.
             let theirs = stranger.client.send_bytes(verb.clone(), &path, "application/json", text.clone()).await;
-            let nobodys = stranger.client.send_bytes(verb, &fill(pattern, &never), "application/json", text).await;
+            let nobodys = stranger.client.send_bytes(verb, &never.fill(pattern), "application/json", text).await;
             let strip = |reply: &crate::harness::Reply| {
                 let mut problem = reply.json();
                 problem.as_object_mut().unwrap().remove("request_id");
@@ -78,8 +101,15 @@ async fn no_route_answers_a_stranger() {
     let answer = acme.search(&id, &json!({ "query": "secret" })).await;
     assert_eq!(external_ids(&answer), ["a"]);
     assert_eq!(answer["results"][0]["content"], "The secret is swordfish.");
-    let lists = stranger.client.get("/v1/knowledge-bases").await.json();
-    assert_eq!(lists["items"].as_array().unwrap().len(), 0);
+    let found = acme.client.get("/v1/messages/search?q=secret").await.json();
+    assert_eq!(found["items"], json!([message]));
+    let head = acme.client.get(&format!("/v1/sessions/{session}")).await.json();
+    assert_eq!((head["visitor_name"].as_str(), head["last_seq"].as_u64()), (Some("Grace"), Some(1)));
+    assert!(head["ended_at"].is_null());
+    for list in ["/v1/knowledge-bases", "/v1/sessions", "/v1/messages/search?q=secret"] {
+        let list = stranger.client.get(list).await.json();
+        assert_eq!(list["items"].as_array().unwrap().len(), 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -198,10 +198,10 @@ fn searches_that_are_repeated_tell_what_a_graph_misses() {
     }
     let rng = &mut StdRng::seed_from_u64(12);
     let embedding = random(rng);
-    assert!(!index.has_graph());
+    assert!(!index.is_approximate());
     assert_eq!(index.watch_graphs(&question(&embedding, None)), Ok(None));
     build(&index);
-    assert!(index.has_graph());
+    assert!(index.is_approximate());
     let half = Filter::from_json(&json!({ "type": "lt", "key": "of100", "value": 50 })).expect("a filter");
     let (mut wanted, mut found) = (0, 0);
     for at in 0..200 {

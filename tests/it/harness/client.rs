@@ -112,6 +112,10 @@ impl Client {
         self.send_bytes(Method::PUT, path, "application/json", body.to_string()).await
     }
 
+    pub async fn patch(&self, path: &str, body: &Value) -> Reply {
+        self.send_bytes(Method::PATCH, path, "application/json", body.to_string()).await
+    }
+
     /// The status of a PUT, or none if the server went away.
     pub async fn try_put(&self, path: &str, body: &Value) -> Option<u16> {
         let stream = TcpStream::connect(self.address).await.ok()?;

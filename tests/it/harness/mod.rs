@@ -223,6 +223,21 @@ impl Tenant {
         reply.json()["version"].as_u64().unwrap()
     }
 
+    /// Starts a session; gives its id.
+    pub async fn session(&self, draft: &Value) -> String {
+        let reply = self.client.post("/v1/sessions", draft).await;
+        assert_eq!(reply.status, 201, "{reply:?}");
+        reply.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Posts a message of a visitor; gives it as the server answered.
+    pub async fn say(&self, session: &str, content: &str) -> Value {
+        let path = format!("/v1/sessions/{session}/messages");
+        let reply = self.client.post(&path, &json!({ "role": "user", "content": content })).await;
+        assert_eq!(reply.status, 201, "{reply:?}");
+        reply.json()
+    }
+
     /// Searches; the answer must be 200.
     pub async fn search(&self, knowledge_base: &str, request: &Value) -> Value {
         let reply = self.client.post(&format!("/v1/knowledge-bases/{knowledge_base}/search"), request).await;

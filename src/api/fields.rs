@@ -1,0 +1,43 @@
+//! Lengths of texts that clients send.
+
+use crate::error::Error;
+
+/// Refuses a text that is empty or has more than `max` bytes; one that is left out passes.
+///
+/// # Errors
+/// `Invalid` about `field`.
+pub fn bytes(field: &str, text: Option<&str>, max: usize) -> Result<(), Error> {
+    within(field, text.map(str::len), max, "bytes")
+}
+
+/// As [`bytes`], in characters.
+///
+/// # Errors
+/// `Invalid` about `field`.
+pub fn chars(field: &str, text: Option<&str>, max: usize) -> Result<(), Error> {
+    within(field, text.map(|text| text.chars().count()), max, "characters")
+}
+
+fn within(field: &str, length: Option<usize>, max: usize, unit: &str) -> Result<(), Error> {
+    match length {
+        Some(length) if !(1..=max).contains(&length) => {
+            Err(Error::invalid_field(field, format!("must have 1 to {max} {unit}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_fits_up_to_its_limit() {
+        for (text, fits_bytes, fits_chars) in
+            [(None, true, true), (Some(""), false, false), (Some("aéß"), false, true), (Some("abcd"), true, false)]
+        {
+            assert_eq!(bytes("a", text, 4).is_ok(), fits_bytes, "{text:?}");
+            assert_eq!(chars("a", text, 3).is_ok(), fits_chars, "{text:?}");
+        }
+    }
+}
