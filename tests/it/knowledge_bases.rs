@@ -37,7 +37,7 @@ async fn a_name_is_taken_once_per_tenant() {
     acme.knowledge_base("manual").await;
     let reply = acme.client.post("/v1/knowledge-bases", &json!({ "name": "manual" })).await;
     assert_eq!((reply.status, reply.problem().as_str()), (409, "conflict"));
-    assert_eq!(reply.json()["detail"], "There is a knowledge base named NAME already.");
+    assert_eq!(reply.json()["detail"], "There is a knowledge base named manual already.");
     other.knowledge_base("manual").await;
 }
 
