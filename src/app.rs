@@ -51,7 +51,7 @@ pub struct App {
     pub metrics: Metrics,
     /// Who is asking.
     pub accounts: Arc<Accounts>,
-    /// Sessions and messages.
+    /// Widgets, meetings, sessions and messages.
     pub chat: Chat,
     /// Documents in, ranked chunks out.
     pub knowledge: Knowledge,

@@ -48,6 +48,8 @@ ids! {
     WidgetId,
     /// A meeting, of which a session may be the conversation.
     MeetingId,
+    /// Somebody in a meeting.
+    ParticipantId,
     /// One conversation.
     SessionId,
     /// A message of a session.
@@ -61,6 +63,14 @@ pub enum Scope {
     KnowledgeRead,
     /// Create, replace and delete knowledge.
     KnowledgeWrite,
+    /// Read widgets.
+    WidgetsRead,
+    /// Create, change and delete widgets.
+    WidgetsWrite,
+    /// Read meetings and who is in them.
+    MeetingsRead,
+    /// Create, change, end and delete meetings, and say who is in them.
+    MeetingsWrite,
     /// Read sessions and their messages, and search in these.
     SessionsRead,
     /// Create, change, end and delete sessions, and post, edit and delete messages.
@@ -69,13 +79,26 @@ pub enum Scope {
 
 impl Scope {
     /// Every scope there is, in the order that help texts list them.
-    pub const ALL: [Self; 4] = [Self::KnowledgeRead, Self::KnowledgeWrite, Self::SessionsRead, Self::SessionsWrite];
+    pub const ALL: [Self; 8] = [
+        Self::KnowledgeRead,
+        Self::KnowledgeWrite,
+        Self::WidgetsRead,
+        Self::WidgetsWrite,
+        Self::MeetingsRead,
+        Self::MeetingsWrite,
+        Self::SessionsRead,
+        Self::SessionsWrite,
+    ];
 
     /// The word for it in SQL, JSON and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::KnowledgeRead => "knowledge:read",
             Self::KnowledgeWrite => "knowledge:write",
+            Self::WidgetsRead => "widgets:read",
+            Self::WidgetsWrite => "widgets:write",
+            Self::MeetingsRead => "meetings:read",
+            Self::MeetingsWrite => "meetings:write",
             Self::SessionsRead => "sessions:read",
             Self::SessionsWrite => "sessions:write",
         }

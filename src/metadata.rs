@@ -19,18 +19,18 @@ pub fn bytes(metadata: &Map<String, Value>) -> usize {
 /// Refuses metadata, or a patch of it, that are too large or that Postgres would refuse.
 ///
 /// # Errors
-/// `Invalid` about the field `metadata`.
-pub fn check(metadata: &Map<String, Value>) -> Result<(), Error> {
+/// `Invalid` about `field`.
+pub fn check(field: &str, metadata: &Map<String, Value>) -> Result<(), Error> {
     if bytes(metadata) > BYTES_MAX {
-        return Err(Error::invalid_field("metadata", format!("may have at most {BYTES_MAX} bytes of JSON")));
+        return Err(Error::invalid_field(field, format!("may have at most {BYTES_MAX} bytes of JSON")));
     }
-    metadata.iter().try_for_each(|(key, value)| check_value(key, value, DEPTH_MAX - 1))
+    metadata.iter().try_for_each(|(key, value)| check_value(field, key, value, DEPTH_MAX - 1))
 }
 
 /// Refuses what Postgres would (`tertulia_is_metadata`, and that it cannot hold a NUL character). JSON bodies have been
 /// looked at in part, metadata of the query string not at all.
-fn check_value(key: &str, value: &Value, depth_left: usize) -> Result<(), Error> {
-    let wrong = |told: String| Err(Error::invalid_field("metadata", told));
+fn check_value(field: &str, key: &str, value: &Value, depth_left: usize) -> Result<(), Error> {
+    let wrong = |told: String| Err(Error::invalid_field(field, told));
     if key.contains('\0') {
         return wrong("has a key with a NUL character (\\u0000), which cannot be stored".into());
     }
@@ -44,8 +44,10 @@ fn check_value(key: &str, value: &Value, depth_left: usize) -> Result<(), Error>
         Value::Array(_) | Value::Object(_) if depth_left == 0 => {
             wrong(format!("nests objects and arrays deeper than {DEPTH_MAX}"))
         }
-        Value::Array(items) => items.iter().try_for_each(|item| check_value(key, item, depth_left - 1)),
-        Value::Object(fields) => fields.iter().try_for_each(|(key, value)| check_value(key, value, depth_left - 1)),
+        Value::Array(items) => items.iter().try_for_each(|item| check_value(field, key, item, depth_left - 1)),
+        Value::Object(fields) => {
+            fields.iter().try_for_each(|(key, value)| check_value(field, key, value, depth_left - 1))
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(()),
     }
 }
@@ -70,14 +72,14 @@ pub fn merged(target: &Map<String, Value>, patch: &Map<String, Value>) -> Map<St
 /// `present`, a JSON object as text, with `patch` merged into it, if there is one.
 ///
 /// # Errors
-/// `Invalid` about the field `metadata` if it would become too large.
-pub fn patched(present: &str, patch: Option<&Map<String, Value>>) -> Result<Map<String, Value>, Error> {
+/// `Invalid` about `field` if it would become too large.
+pub fn patched(field: &str, present: &str, patch: Option<&Map<String, Value>>) -> Result<Map<String, Value>, Error> {
     let present: Map<String, Value> =
         serde_json::from_str(present).map_err(|error| Error::Internal(anyhow::Error::new(error)))?;
     let Some(patch) = patch else { return Ok(present) };
     let metadata = merged(&present, patch);
     if bytes(&metadata) > BYTES_MAX {
-        return Err(Error::invalid_field("metadata", format!("would become larger than {BYTES_MAX} bytes of JSON")));
+        return Err(Error::invalid_field(field, format!("would become larger than {BYTES_MAX} bytes of JSON")));
     }
     Ok(metadata)
 }
@@ -113,8 +115,8 @@ mod tests {
         // `{"a":"…","b":""}`
         let present = |bytes: usize| json!({ "a": "x".repeat(bytes - 15) }).to_string();
         let patch = object(json!({ "b": "" }));
-        assert_eq!(bytes(&patched(&present(BYTES_MAX), Some(&patch)).unwrap()), BYTES_MAX);
-        assert_eq!(patched(&present(BYTES_MAX + 1), Some(&patch)).unwrap_err().meaning().status, 400);
-        assert!(patched(&present(BYTES_MAX + 1), None).is_ok(), "what is there stays");
+        assert_eq!(bytes(&patched("metadata", &present(BYTES_MAX), Some(&patch)).unwrap()), BYTES_MAX);
+        assert_eq!(patched("metadata", &present(BYTES_MAX + 1), Some(&patch)).unwrap_err().meaning().status, 400);
+        assert!(patched("metadata", &present(BYTES_MAX + 1), None).is_ok(), "what is there stays");
     }
 }

@@ -208,7 +208,7 @@ fn check(draft: &DocumentDraft) -> Result<(), Error> {
     if draft.source_url.as_ref().is_some_and(|url| url.len() > SOURCE_URL_BYTES_MAX) {
         return Err(Error::invalid_field("source_url", format!("may have at most {SOURCE_URL_BYTES_MAX} bytes")));
     }
-    metadata::check(&draft.metadata)
+    metadata::check("metadata", &draft.metadata)
 }
 
 fn media_type(text: &str, field: &str) -> Result<MediaType, Error> {

@@ -77,7 +77,7 @@ pub async fn patch_documents(ctx: &Ctx, app: &App, req: Request) -> Result<Respo
     if draft.metadata.is_empty() {
         return Err(Error::invalid_field("metadata", "must have at least one key"));
     }
-    metadata::check(&draft.metadata)?;
+    metadata::check("metadata", &draft.metadata)?;
     let outcome = app.knowledge.change_documents(ctx, id, &filter, &Deed::Patch(draft.metadata), draft.dry_run).await?;
     respond::ok(&view(outcome, draft.dry_run))
 }

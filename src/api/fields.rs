@@ -1,5 +1,8 @@
-//! Lengths of texts that clients send.
+//! What fields that clients send are measured by: lengths of texts, and times.
 
+use time::OffsetDateTime;
+
+use super::query::time_of;
 use crate::error::Error;
 
 /// Refuses a text that is empty or has more than `max` bytes; one that is left out passes.
@@ -16,6 +19,15 @@ pub fn bytes(field: &str, text: Option<&str>, max: usize) -> Result<(), Error> {
 /// `Invalid` about `field`.
 pub fn chars(field: &str, text: Option<&str>, max: usize) -> Result<(), Error> {
     within(field, text.map(|text| text.chars().count()), max, "characters")
+}
+
+/// The time that a field is, as RFC 3339 writes it; none that is left out.
+///
+/// # Errors
+/// `Invalid` about `field`.
+pub fn time(field: &str, text: Option<&str>) -> Result<Option<OffsetDateTime>, Error> {
+    let told = "must be a time as RFC 3339 writes it, such as 2026-11-28T12:00:00Z";
+    text.map(|text| time_of(text).ok_or_else(|| Error::invalid_field(field, told))).transpose()
 }
 
 fn within(field: &str, length: Option<usize>, max: usize, unit: &str) -> Result<(), Error> {

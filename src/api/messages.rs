@@ -130,7 +130,7 @@ pub async fn create_message(ctx: &Ctx, app: &App, req: Request) -> Result<Respon
     fields::bytes("content", Some(&draft.content), CONTENT_BYTES_MAX)?;
     fields::chars("sender", draft.sender.as_deref(), SENDER_CHARS_MAX)?;
     fields::bytes("client_id", draft.client_id.as_deref(), CLIENT_ID_BYTES_MAX)?;
-    metadata::check(&draft.metadata)?;
+    metadata::check("metadata", &draft.metadata)?;
     let message = NewMessage {
         role: draft.role.into(),
         sender: draft.sender,

@@ -13,10 +13,12 @@ pub mod generations;
 pub mod health;
 pub mod knowledge_bases;
 pub mod lists;
+pub mod meetings;
 pub mod messages;
 pub mod openapi;
 pub mod query;
 pub mod sessions;
+pub mod widgets;
 
 use std::{
     borrow::Cow,
@@ -164,6 +166,21 @@ pub const ROUTES: &[Route] = &[
     route!(POST   "/v1/knowledge-bases/{knowledge_base_id}/generations",                KnowledgeWrite, Json,     generations::create_generation),
     route!(GET    "/v1/knowledge-bases/{knowledge_base_id}/generations",                KnowledgeRead,  Nothing,  generations::list_generations),
     route!(DELETE "/v1/knowledge-bases/{knowledge_base_id}/generations/{generation_id}", KnowledgeWrite, Nothing, generations::delete_generation),
+    route!(POST   "/v1/widgets",                                                        WidgetsWrite,   Json,     widgets::create_widget),
+    route!(GET    "/v1/widgets",                                                        WidgetsRead,    Nothing,  widgets::list_widgets),
+    route!(GET    "/v1/widgets/{widget_id}",                                            WidgetsRead,    Nothing,  widgets::get_widget),
+    route!(PATCH  "/v1/widgets/{widget_id}",                                            WidgetsWrite,   Json,     widgets::update_widget),
+    route!(DELETE "/v1/widgets/{widget_id}",                                            WidgetsWrite,   Nothing,  widgets::delete_widget),
+    route!(POST   "/v1/meetings",                                                       MeetingsWrite,  Json,     meetings::create_meeting),
+    route!(GET    "/v1/meetings",                                                       MeetingsRead,   Nothing,  meetings::list_meetings),
+    route!(GET    "/v1/meetings/{meeting_id}",                                          MeetingsRead,   Nothing,  meetings::get_meeting),
+    route!(PATCH  "/v1/meetings/{meeting_id}",                                          MeetingsWrite,  Json,     meetings::update_meeting),
+    route!(DELETE "/v1/meetings/{meeting_id}",                                          MeetingsWrite,  Nothing,  meetings::delete_meeting),
+    route!(POST   "/v1/meetings/{meeting_id}/end",                                      MeetingsWrite,  Nothing,  meetings::end_meeting),
+    route!(POST   "/v1/meetings/{meeting_id}/participants",                             MeetingsWrite,  Json,     meetings::create_participant),
+    route!(GET    "/v1/meetings/{meeting_id}/participants",                             MeetingsRead,   Nothing,  meetings::list_participants),
+    route!(PATCH  "/v1/meetings/{meeting_id}/participants/{participant_id}",            MeetingsWrite,  Json,     meetings::update_participant),
+    route!(DELETE "/v1/meetings/{meeting_id}/participants/{participant_id}",            MeetingsWrite,  Nothing,  meetings::delete_participant),
     route!(POST   "/v1/sessions",                                                       SessionsWrite,  Json,     sessions::create_session),
     route!(GET    "/v1/sessions",                                                       SessionsRead,   Nothing,  sessions::list_sessions),
     route!(GET    "/v1/sessions/{session_id}",                                          SessionsRead,   Nothing,  sessions::get_session),
@@ -452,7 +469,7 @@ mod tests {
         for route in ROUTES {
             assert_eq!(route.scope().is_some(), route.pattern.starts_with("/v1/"), "{}", route.pattern);
             let has_none = matches!(route.method, Method::GET | Method::DELETE)
-                || ["warm_knowledge_base", "end_session"].contains(&route.name);
+                || ["warm_knowledge_base", "end_meeting", "end_session"].contains(&route.name);
             assert_eq!(has_none, route.body == BodyLimit::Nothing, "{}", route.name);
         }
     }

@@ -203,7 +203,7 @@ pub fn document() -> OpenApi {
         let operation = operation(route, &mut schemas);
         paths.add_path_operation(route.pattern, vec![method(route)], operation);
     }
-    let about = "Documents in, ranked chunks out; sessions and their messages. Errors are `application/problem+json` with a stable `code`.";
+    let about = "Documents in, ranked chunks out; widgets, meetings, sessions and their messages. Errors are `application/problem+json` with a stable `code`.";
     let license = LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build();
     let info = InfoBuilder::new()
         .title("tertulia")
@@ -406,6 +406,8 @@ fn tag(route: &Route) -> &'static str {
         pattern if pattern.contains("/documents") => "documents",
         pattern if pattern.starts_with("/v1/knowledge-bases") => "knowledge bases",
         pattern if pattern.contains("/messages") => "messages",
+        pattern if pattern.starts_with("/v1/widgets") => "widgets",
+        pattern if pattern.starts_with("/v1/meetings") => "meetings",
         pattern if pattern.starts_with("/v1/sessions") => "sessions",
         _ => "server",
     }

@@ -36,11 +36,11 @@ pub fn boolean(req: &Request, name: &str) -> Result<Option<bool>, Error> {
 /// `Invalid` if it is none.
 pub fn time(req: &Request, name: &str) -> Result<Option<OffsetDateTime>, Error> {
     let told = || "must be a time as RFC 3339 writes it, such as 2026-11-28T12:00:00Z; write a `+` as %2B".into();
-    read(req, name, parse_time, told)
+    read(req, name, time_of, told)
 }
 
-/// In UTC, so that it stays a time whatever is done with it.
-fn parse_time(text: &str) -> Option<OffsetDateTime> {
+/// The time that `text` is, as RFC 3339 writes it. In UTC, so that it stays a time whatever is done with it.
+pub fn time_of(text: &str) -> Option<OffsetDateTime> {
     OffsetDateTime::parse(text, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)
 }
 
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn times_are_read_as_the_rfc_writes_them() {
-        let unix = |text: &str| parse_time(text).map(OffsetDateTime::unix_timestamp);
+        let unix = |text: &str| time_of(text).map(OffsetDateTime::unix_timestamp);
         assert_eq!(unix("1970-01-01T00:00:01Z"), Some(1));
         assert_eq!(unix("1970-01-01T02:00:01.5+02:00"), Some(1));
         assert!(unix("0000-01-01T00:00:00Z").is_some() && unix("9999-12-31T23:59:59.999999999Z").is_some());

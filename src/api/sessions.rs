@@ -113,7 +113,7 @@ pub async fn create_session(ctx: &Ctx, app: &App, req: Request) -> Result<Respon
     }
     fields::bytes("visitor_id", draft.visitor_id.as_deref(), VISITOR_ID_BYTES_MAX)?;
     fields::chars("visitor_name", draft.visitor_name.as_deref(), VISITOR_NAME_CHARS_MAX)?;
-    metadata::check(&draft.metadata)?;
+    metadata::check("metadata", &draft.metadata)?;
     let session = NewSession {
         widget_id: draft.widget_id.map(WidgetId),
         meeting_id: draft.meeting_id.map(MeetingId),
@@ -157,7 +157,7 @@ pub async fn update_session(ctx: &Ctx, app: &App, req: Request) -> Result<Respon
     }
     fields::chars("visitor_name", draft.visitor_name.as_ref().and_then(Option::as_deref), VISITOR_NAME_CHARS_MAX)?;
     if let Some(metadata) = &draft.metadata {
-        metadata::check(metadata)?;
+        metadata::check("metadata", metadata)?;
     }
     let patch = SessionPatch { visitor_name: draft.visitor_name, metadata: draft.metadata };
     let session = app.chat.patch_session(ctx, id, patch).await?;

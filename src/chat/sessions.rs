@@ -70,7 +70,7 @@ impl Chat {
     pub async fn patch_session(&self, ctx: &Ctx, id: SessionId, patch: SessionPatch) -> Result<SessionRow, Error> {
         let mut tx = self.store.tenant_tx(ctx).await?;
         let present = store::sessions::lock(&mut tx, id).await?.ok_or(Error::NotFound { what: "session" })?;
-        let metadata = metadata::patched(&present.metadata, patch.metadata.as_ref())?;
+        let metadata = metadata::patched("metadata", &present.metadata, patch.metadata.as_ref())?;
         let visitor_name = patch.visitor_name.unwrap_or(present.visitor_name);
         let row = store::sessions::update(&mut tx, id, visitor_name.as_deref(), &metadata).await?;
         tx.commit().await?;

@@ -31,7 +31,7 @@ enum KeyCommand {
         /// What the key is for
         #[arg(long, default_value = "")]
         name: String,
-        /// What it may do: knowledge:read, knowledge:write, sessions:read, sessions:write; repeat for several, none means all
+        /// What it may do: read or write of knowledge, widgets, meetings or sessions, as knowledge:read; repeat for several, none means all
         #[arg(long = "scope", value_parser = scope)]
         scopes: Vec<Scope>,
         /// Days until it expires; none means never

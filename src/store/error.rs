@@ -85,6 +85,9 @@ pub enum StoreError {
         /// The column, which is the field of the input too.
         field: &'static str,
     },
+    /// A widget was to ask for signed identities and has nothing to check them with.
+    #[error("the widget has no identity secret")]
+    NoIdentitySecret,
     /// The knowledge base got another active generation since it was looked at.
     #[error("the active generation was switched")]
     GenerationSwitched,
@@ -121,6 +124,14 @@ impl StoreError {
         match fields.iter().find(|(constraint, _)| refused.constraint() == Some(*constraint)) {
             Some((_, field)) => Self::BrokenReference { field },
             None => self,
+        }
+    }
+
+    /// What is broken where a widget asks for identities without a secret. Anything else stays as it is.
+    pub(super) fn without_identity_secret(self) -> Self {
+        match self.code() {
+            Some(&SqlState::CHECK_VIOLATION) => Self::NoIdentitySecret,
+            _ => self,
         }
     }
 
@@ -174,6 +185,9 @@ impl From<StoreError> for Error {
                     detail: "The knowledge base got another encoder meanwhile; try again.".into(),
                 };
             }
+            StoreError::NoIdentitySecret => {
+                return Self::Conflict { detail: "The widget has no identity secret; create another one.".into() };
+            }
             StoreError::BrokenReference { field } => return Self::invalid_field(field, "names nothing that is there"),
             StoreError::ForeignCursor => {
                 return Self::invalid_field("cursor", "is another list's; start again without it");
@@ -203,6 +217,7 @@ mod tests {
         check(StoreError::Deadline, 504);
         check(StoreError::Gone { what: "knowledge base" }, 404);
         check(StoreError::GenerationSwitched, 409);
+        check(StoreError::NoIdentitySecret, 409);
         check(StoreError::ForeignCursor, 400);
         check(StoreError::BrokenReference { field: "widget_id" }, 400);
         check(StoreError::Unusable { statement: "documents/list" }, 500);

@@ -20,6 +20,7 @@ pub mod generations;
 pub mod health;
 pub mod knowledge_bases;
 pub mod listen;
+pub mod meetings;
 pub mod messages;
 mod migrate;
 pub mod page;
@@ -37,6 +38,7 @@ mod test_support;
 mod tests;
 mod tx;
 pub mod upkeep;
+pub mod widgets;
 
 use prometheus_client::{
     encoding::EncodeLabelSet,

@@ -47,6 +47,12 @@ pub(super) enum Key {
     /// By ordinal.
     Chunk(u32),
     /// Newest first.
+    Widget(OffsetDateTime, Uuid),
+    /// By start, the latest first.
+    Meeting(OffsetDateTime, Uuid),
+    /// By id.
+    Participant(Uuid),
+    /// Newest first.
     Session(OffsetDateTime, Uuid),
     /// By number, largest first.
     MessageBefore(u64),
@@ -125,6 +131,12 @@ impl Cursor {
         let mut bytes = Vec::new();
         match &self.0 {
             Key::KnowledgeBase(created_at, id) => push_time_and_id(&mut bytes, b'b', created_at, id),
+            Key::Widget(created_at, id) => push_time_and_id(&mut bytes, b'w', created_at, id),
+            Key::Meeting(starts_at, id) => push_time_and_id(&mut bytes, b'e', starts_at, id),
+            Key::Participant(id) => {
+                bytes.push(b'p');
+                bytes.extend(id.as_bytes());
+            }
             Key::Session(created_at, id) => push_time_and_id(&mut bytes, b's', created_at, id),
             Key::FoundMessage(timestamp, id) => push_time_and_id(&mut bytes, b'f', timestamp, id),
             Key::Document(external_id) => {
@@ -160,6 +172,9 @@ impl Cursor {
         let (kind, key) = bytes.split_first()?;
         let key = match kind {
             b'b' => time_and_id(key).map(|(created_at, id)| Key::KnowledgeBase(created_at, id))?,
+            b'w' => time_and_id(key).map(|(created_at, id)| Key::Widget(created_at, id))?,
+            b'e' => time_and_id(key).map(|(starts_at, id)| Key::Meeting(starts_at, id))?,
+            b'p' => Key::Participant(Uuid::from_slice(key).ok()?),
             b's' => time_and_id(key).map(|(created_at, id)| Key::Session(created_at, id))?,
             b'f' => time_and_id(key).map(|(timestamp, id)| Key::FoundMessage(timestamp, id))?,
             b'm' => Key::MessageBefore(seq(key)?),
@@ -201,12 +216,15 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
 mod tests {
     use super::*;
 
-    fn keys() -> [Key; 7] {
+    fn keys() -> [Key; 10] {
         let time = OffsetDateTime::from_unix_timestamp_nanos(1_764_000_000_123_456_000).unwrap();
         [
             Key::KnowledgeBase(time, Uuid::now_v7()),
             Key::Document("docs/straße.md".into()),
             Key::Chunk(u32::MAX),
+            Key::Widget(time, Uuid::now_v7()),
+            Key::Meeting(time, Uuid::now_v7()),
+            Key::Participant(Uuid::now_v7()),
             Key::Session(time, Uuid::now_v7()),
             Key::MessageBefore(1),
             Key::MessageAfter(u64::MAX >> 1),

@@ -44,6 +44,10 @@ async fn every_answer_has_the_form_that_the_document_says() {
     acme.until_in_memory(&id, version).await;
     let session = acme.session(&json!({ "visitor_id": "v-1", "metadata": { "page": "/pricing" } })).await;
     let message = acme.say(&session, "The secret is marlin.").await;
+    let widget = acme.created("/v1/widgets", &json!({ "name": "site" })).await;
+    let meeting = acme.created("/v1/meetings", &json!({ "title": "weekly" })).await;
+    let participants = format!("/v1/meetings/{meeting}/participants");
+    let participant = acme.created(&participants, &json!({ "name": "Grace" })).await;
 
     // What others need is deleted last, the inner before the outer.
     let mut routes: Vec<_> = api::ROUTES.iter().collect();
@@ -53,6 +57,8 @@ async fn every_answer_has_the_form_that_the_document_says() {
         let path = route.pattern.replace("{knowledge_base_id}", &id).replace("{document}", "a");
         let path = path.replace("{generation_id}", &generation_id).replace("{session_id}", &session);
         let mut path = path.replace("{message_id}", message["id"].as_str().unwrap());
+        path = path.replace("{widget_id}", &widget).replace("{meeting_id}", &meeting);
+        path = path.replace("{participant_id}", &participant);
         if route.name == "search_messages" {
             path += "?q=marlin";
         }
@@ -69,6 +75,19 @@ async fn every_answer_has_the_form_that_the_document_says() {
                 json!({ "filter": filter, "metadata": { "lang": "en" } }).to_string()
             }
             (&Method::POST, pattern) if ["/warm", "/end"].iter().any(|deed| pattern.ends_with(deed)) => String::new(),
+            (&Method::POST, "/v1/widgets") => {
+                json!({ "name": "another", "allowed_origins": ["https://example.com"] }).to_string()
+            }
+            (&Method::PATCH, "/v1/widgets/{widget_id}") => json!({ "is_disabled": true }).to_string(),
+            (&Method::POST, "/v1/meetings") => {
+                let (starts_at, ends_at) = ("2026-11-28T12:00:00Z", "2026-11-28T13:00:00+00:30");
+                json!({ "title": "another", "starts_at": starts_at, "ends_at": ends_at }).to_string()
+            }
+            (&Method::PATCH, "/v1/meetings/{meeting_id}") => json!({ "ends_at": null, "title": "daily" }).to_string(),
+            (&Method::POST, pattern) if pattern.ends_with("/participants") => json!({ "name": "Ada" }).to_string(),
+            (&Method::PATCH, pattern) if pattern.ends_with("/{participant_id}") => {
+                json!({ "role": "host", "joined_at": "2026-11-28T12:00:00Z" }).to_string()
+            }
             (&Method::POST, "/v1/sessions") => "{}".to_owned(),
             (&Method::POST, pattern) if pattern.ends_with("/messages") => {
                 json!({ "role": "agent", "content": "Hello.", "sender": "Ada", "client_id": "c-1" }).to_string()

@@ -16,22 +16,18 @@ async fn listed(acme: &Tenant, query: &str) -> Vec<String> {
 }
 
 /// A widget and a meeting of `acme`'s.
-async fn places(app: &TestApp, acme: &Tenant) -> (String, String) {
-    let (widget, meeting) = (uuid::Uuid::now_v7().to_string(), uuid::Uuid::now_v7().to_string());
-    let sql = format!(
-        "INSERT INTO widgets (tenant_id, id, name, embed_key) VALUES ('{0}', '{widget}', 'site', 'wk_{widget}');
-         INSERT INTO meetings (tenant_id, id, title) VALUES ('{0}', '{meeting}', 'weekly')",
-        acme.id
-    );
-    connect(&app.database.owner_url()).await.batch_execute(&sql).await.unwrap();
-    (widget, meeting)
+async fn places(acme: &Tenant) -> (String, String) {
+    (
+        acme.created("/v1/widgets", &json!({ "name": "site" })).await,
+        acme.created("/v1/meetings", &json!({ "title": "weekly" })).await,
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_is_started_changed_ended_and_deleted() {
     let app = TestApp::start().await;
     let acme = app.tenant("acme").await;
-    let (widget, _) = places(&app, &acme).await;
+    let (widget, _) = places(&acme).await;
     let draft = json!({
         "widget_id": widget, "visitor_id": "v-1", "visitor_name": "Grace", "metadata": { "page": "/a", "n": { "a": 1 } },
     });
@@ -100,7 +96,7 @@ async fn a_deletion_takes_the_messages_and_is_written_down() {
 async fn sessions_are_found_by_what_they_are() {
     let app = TestApp::start().await;
     let acme = app.tenant("acme").await;
-    let (widget, meeting) = places(&app, &acme).await;
+    let (widget, meeting) = places(&acme).await;
     let in_widget = acme.session(&json!({ "widget_id": widget, "visitor_id": "v-1" })).await;
     let in_meeting = acme.session(&json!({ "meeting_id": meeting })).await;
     let ended = acme.session(&json!({ "widget_id": widget, "visitor_id": "v 2" })).await;
@@ -158,7 +154,7 @@ async fn pages_by_cursor_see_every_session_once_while_others_start() {
 async fn fields_fit_up_to_their_limits() {
     let app = TestApp::start().await;
     let (acme, other) = (app.tenant("acme").await, app.tenant("other").await);
-    let (widget, meeting) = places(&app, &acme).await;
+    let (widget, meeting) = places(&acme).await;
     // `{"k":"…"}`
     let metadata = |bytes: usize| json!({ "k": "x".repeat(bytes - 8) });
     let most = json!({

@@ -11,13 +11,16 @@ struct Ids {
     knowledge_base: String,
     session: String,
     message: String,
+    widget: String,
+    meeting: String,
+    participant: String,
 }
 
 impl Ids {
     /// Of things that never were.
     fn never() -> Self {
         let id = || uuid::Uuid::now_v7().to_string();
-        Self { knowledge_base: id(), session: id(), message: id() }
+        Self { knowledge_base: id(), session: id(), message: id(), widget: id(), meeting: id(), participant: id() }
     }
 
     fn fill(&self, pattern: &str) -> String {
@@ -27,6 +30,9 @@ impl Ids {
             .replace("{generation_id}", &self.knowledge_base)
             .replace("{session_id}", &self.session)
             .replace("{message_id}", &self.message)
+            .replace("{widget_id}", &self.widget)
+            .replace("{meeting_id}", &self.meeting)
+            .replace("{participant_id}", &self.participant)
     }
 }
 
@@ -35,6 +41,11 @@ fn body(method: &str, pattern: &str) -> serde_json::Value {
         ("POST", "/v1/knowledge-bases") => json!({ "name": "another" }),
         ("POST", pattern) if pattern.ends_with("/search") => json!({ "query": "secret" }),
         ("POST", pattern) if pattern.ends_with("/warm") || pattern.ends_with("/end") => serde_json::Value::Null,
+        ("POST", "/v1/widgets") => json!({ "name": "another" }),
+        ("POST", "/v1/meetings") => json!({ "title": "another" }),
+        ("POST", pattern) if pattern.ends_with("/participants") => json!({ "name": "intruder" }),
+        ("PATCH", "/v1/meetings/{meeting_id}") => json!({ "title": "overwritten" }),
+        ("PATCH", pattern) if !pattern.contains("/sessions") => json!({ "name": "overwritten" }),
         ("POST", "/v1/sessions") => json!({}),
         ("POST", pattern) if pattern.ends_with("/messages") => json!({ "role": "user", "content": "intruding" }),
         ("PATCH", "/v1/sessions/{session_id}") => json!({ "visitor_name": "overwritten" }),
@@ -64,7 +75,18 @@ async fn no_route_answers_a_stranger() {
     let session = acme.session(&json!({ "visitor_name": "Grace" })).await;
     let message = acme.say(&session, "The secret is marlin.").await;
     let message_id = message["id"].as_str().unwrap().to_owned();
-    let ids = Ids { knowledge_base: id.clone(), session: session.clone(), message: message_id.clone() };
+    let widget = acme.created("/v1/widgets", &json!({ "name": "site" })).await;
+    let meeting = acme.created("/v1/meetings", &json!({ "title": "weekly" })).await;
+    let participants = format!("/v1/meetings/{meeting}/participants");
+    let participant = acme.created(&participants, &json!({ "name": "Grace" })).await;
+    let ids = Ids {
+        knowledge_base: id.clone(),
+        session: session.clone(),
+        message: message_id,
+        widget: widget.clone(),
+        meeting: meeting.clone(),
+        participant,
+    };
     let never = Ids::never();
     let forged = format!("{}0", &"tt_0123456789abcdef_0123456789abcdef0123456789abcdef0123456789abcdef"[..67]);
     let mut asked = 0;
@@ -106,7 +128,12 @@ async fn no_route_answers_a_stranger() {
     let head = acme.client.get(&format!("/v1/sessions/{session}")).await.json();
     assert_eq!((head["visitor_name"].as_str(), head["last_seq"].as_u64()), (Some("Grace"), Some(1)));
     assert!(head["ended_at"].is_null());
-    for list in ["/v1/knowledge-bases", "/v1/sessions", "/v1/messages/search?q=secret"] {
+    assert_eq!(acme.client.get(&format!("/v1/widgets/{widget}")).await.json()["name"], "site");
+    let head = acme.client.get(&format!("/v1/meetings/{meeting}")).await.json();
+    assert!(head["title"] == "weekly" && head["ended_at"].is_null());
+    let people = acme.client.get(&participants).await.json();
+    assert_eq!((people["total"].as_u64(), people["items"][0]["name"].as_str()), (Some(1), Some("Grace")));
+    for list in ["/v1/knowledge-bases", "/v1/widgets", "/v1/meetings", "/v1/sessions", "/v1/messages/search?q=secret"] {
         let list = stranger.client.get(list).await.json();
         assert_eq!(list["items"].as_array().unwrap().len(), 0);
     }

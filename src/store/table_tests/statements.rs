@@ -5,9 +5,12 @@ use std::{fs, path::Path};
 use super::{TestDatabase, value};
 
 /// Folders of statements that run in the pools' transactions.
-const FOLDERS: [&str; 11] = [
+const FOLDERS: [&str; 14] = [
     "tenants",
     "api_keys",
+    "widgets",
+    "meetings",
+    "participants",
     "sessions",
     "messages",
     "knowledge_bases",
@@ -52,6 +55,8 @@ async fn lists_and_lookups_are_served_by_indexes() {
     // Counts read everything by nature, one has no table to speak of, and the searches' work is inside of functions.
     let exempt = [
         "knowledge_bases/count",
+        "widgets/count",
+        "meetings/count",
         "tenants/list",
         "search/unknown_key",
         "search/known_keys",

@@ -223,11 +223,16 @@ impl Tenant {
         reply.json()["version"].as_u64().unwrap()
     }
 
-    /// Starts a session; gives its id.
-    pub async fn session(&self, draft: &Value) -> String {
-        let reply = self.client.post("/v1/sessions", draft).await;
+    /// Creates what `draft` says; gives its id.
+    pub async fn created(&self, path: &str, draft: &Value) -> String {
+        let reply = self.client.post(path, draft).await;
         assert_eq!(reply.status, 201, "{reply:?}");
         reply.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Starts a session; gives its id.
+    pub async fn session(&self, draft: &Value) -> String {
+        self.created("/v1/sessions", draft).await
     }
 
     /// Posts a message of a visitor; gives it as the server answered.

@@ -1,0 +1,179 @@
+//! Meetings and who is in them.
+
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Chat, MeetingRow, NewMeeting, Page, PageRequest, ParticipantFields, ParticipantRow};
+use crate::{
+    ctx::{Ctx, MeetingId, ParticipantId},
+    error::Error,
+    metadata, store,
+};
+
+/// Longest title of a meeting, in characters.
+pub const TITLE_CHARS_MAX: usize = 500;
+/// Longest name of a participant, in characters.
+pub const NAME_CHARS_MAX: usize = 200;
+
+/// What to change of a meeting; what is none stays.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MeetingPatch {
+    /// 1 to 500 characters.
+    pub title: Option<String>,
+    /// When it starts.
+    pub starts_at: Option<OffsetDateTime>,
+    /// When it is planned to end, which may become open.
+    pub ends_at: Option<Option<OffsetDateTime>>,
+    /// Merged into its metadata as RFC 7396 says.
+    pub metadata: Option<Map<String, Value>>,
+}
+
+impl Chat {
+    /// Creates a meeting.
+    ///
+    /// # Errors
+    /// `Invalid` if it is to end before it starts.
+    pub async fn create_meeting(&self, ctx: &Ctx, meeting: &NewMeeting) -> Result<MeetingRow, Error> {
+        check_times(meeting)?;
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        let row = store::meetings::insert(&mut tx, meeting).await?;
+        tx.commit().await?;
+        Ok(row)
+    }
+
+    /// A page of the tenant's meetings, the latest start first.
+    ///
+    /// # Errors
+    /// `Invalid` for a cursor of another list.
+    pub async fn list_meetings(&self, ctx: &Ctx, page: &PageRequest) -> Result<Page<MeetingRow>, Error> {
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        let rows = store::meetings::list(&mut tx, page).await?;
+        tx.commit().await?;
+        Ok(rows)
+    }
+
+    /// One meeting.
+    ///
+    /// # Errors
+    /// `NotFound` if the tenant has none of that id.
+    pub async fn find_meeting(&self, ctx: &Ctx, id: MeetingId) -> Result<MeetingRow, Error> {
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        let row = store::meetings::find(&mut tx, id).await?.ok_or(Error::NotFound { what: "meeting" })?;
+        tx.commit().await?;
+        Ok(row)
+    }
+
+    /// Changes what `patch` says.
+    ///
+    /// # Errors
+    /// `NotFound` if the tenant has none of that id; `Invalid` if it would end before it starts, or its metadata would become
+    /// too large.
+    pub async fn patch_meeting(&self, ctx: &Ctx, id: MeetingId, patch: MeetingPatch) -> Result<MeetingRow, Error> {
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        let present = store::meetings::lock(&mut tx, id).await?.ok_or(Error::NotFound { what: "meeting" })?;
+        let wanted = NewMeeting {
+            title: patch.title.unwrap_or(present.title),
+            starts_at: patch.starts_at.unwrap_or(present.starts_at),
+            ends_at: patch.ends_at.unwrap_or(present.ends_at),
+            metadata: metadata::patched("metadata", &present.metadata, patch.metadata.as_ref())?,
+        };
+        check_times(&wanted)?;
+        let row = store::meetings::update(&mut tx, id, &wanted).await?;
+        tx.commit().await?;
+        row.ok_or(Error::NotFound { what: "meeting" })
+    }
+
+    /// Ends a meeting. One that has ended stays as it is.
+    ///
+    /// # Errors
+    /// `NotFound` if the tenant has none of that id.
+    pub async fn end_meeting(&self, ctx: &Ctx, id: MeetingId) -> Result<MeetingRow, Error> {
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        let row = store::meetings::end(&mut tx, id).await?.ok_or(Error::NotFound { what: "meeting" })?;
+        tx.commit().await?;
+        Ok(row)
+    }
+
+    /// Deletes a meeting with its participants; its sessions stay.
+    ///
+    /// # Errors
+    /// `NotFound` if the tenant has none of that id.
+    pub async fn delete_meeting(&self, ctx: &Ctx, id: MeetingId) -> Result<(), Error> {
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        let deleted = store::meetings::delete(&mut tx, id).await?;
+        tx.commit().await?;
+        if deleted { Ok(()) } else { Err(Error::NotFound { what: "meeting" }) }
+    }
+
+    /// Adds somebody to a meeting: a person of the tenant, or a guest.
+    ///
+    /// # Errors
+    /// `NotFound` if the tenant has no such meeting; `Invalid` if it has no such person; `Conflict` if the person is in it
+    /// already.
+    pub async fn add_participant(
+        &self,
+        ctx: &Ctx,
+        meeting_id: MeetingId,
+        user_id: Option<Uuid>,
+        fields: &ParticipantFields,
+    ) -> Result<ParticipantRow, Error> {
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        let row = store::meetings::insert_participant(&mut tx, meeting_id, user_id, fields).await?;
+        tx.commit().await?;
+        Ok(row)
+    }
+
+    /// A page of a meeting's participants, in the order in which they were added.
+    ///
+    /// # Errors
+    /// `NotFound` if the tenant has no such meeting; `Invalid` for a cursor of another list.
+    pub async fn list_participants(
+        &self,
+        ctx: &Ctx,
+        meeting_id: MeetingId,
+        page: &PageRequest,
+    ) -> Result<Page<ParticipantRow>, Error> {
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        let rows = store::meetings::list_participants(&mut tx, meeting_id, page).await?;
+        tx.commit().await?;
+        rows.ok_or(Error::NotFound { what: "meeting" })
+    }
+
+    /// Writes what `fields` has of a participant.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such participant.
+    pub async fn update_participant(
+        &self,
+        ctx: &Ctx,
+        meeting_id: MeetingId,
+        id: ParticipantId,
+        fields: &ParticipantFields,
+    ) -> Result<ParticipantRow, Error> {
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        let row = store::meetings::update_participant(&mut tx, meeting_id, id, fields).await?;
+        tx.commit().await?;
+        row.ok_or(Error::NotFound { what: "participant" })
+    }
+
+    /// Takes somebody out of a meeting.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such participant.
+    pub async fn remove_participant(&self, ctx: &Ctx, meeting_id: MeetingId, id: ParticipantId) -> Result<(), Error> {
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        let deleted = store::meetings::delete_participant(&mut tx, meeting_id, id).await?;
+        tx.commit().await?;
+        if deleted { Ok(()) } else { Err(Error::NotFound { what: "participant" }) }
+    }
+}
+
+fn check_times(meeting: &NewMeeting) -> Result<(), Error> {
+    match meeting.ends_at {
+        Some(ends_at) if ends_at < meeting.starts_at => {
+            Err(Error::invalid_field("ends_at", "must not be before starts_at"))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,222 @@
+//! Widgets: created with a key to embed and a secret to sign with, listed, changed, deleted.
+
+use rand::TryRng as _;
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+
+use super::{Chat, NewWidget, Page, PageRequest, WidgetRow};
+use crate::{
+    ctx::{Ctx, WidgetId},
+    error::Error,
+    metadata, store,
+};
+
+/// Longest name of a widget, in characters.
+pub const NAME_CHARS_MAX: usize = 200;
+/// Most origins of a widget.
+pub const ORIGINS_MAX: usize = 100;
+/// Longest origin, in bytes: the longest host name there can be, with scheme and port.
+pub const ORIGIN_BYTES_MAX: usize = 267;
+/// What an embed key starts with.
+const EMBED_KEY_PREFIX: &str = "wk_";
+const EMBED_KEY_BYTES: usize = 16;
+/// What an identity secret starts with.
+const SECRET_PREFIX: &str = "ws_";
+const SECRET_BYTES: usize = 32;
+
+/// A widget to create.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WidgetDraft {
+    /// 1 to 200 characters.
+    pub name: String,
+    /// As browsers send them, each fulfilling [`is_origin`], at most 100.
+    pub allowed_origins: Vec<String>,
+    /// Whether a visitor has to come with a signed identity.
+    pub is_identity_required: bool,
+    /// What the widget's code asks for.
+    pub settings: Map<String, Value>,
+}
+
+/// What to change of a widget; what is none stays.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct WidgetPatch {
+    /// 1 to 200 characters.
+    pub name: Option<String>,
+    /// All of them, as in [`WidgetDraft`].
+    pub allowed_origins: Option<Vec<String>>,
+    /// Whether a visitor has to come with a signed identity.
+    pub is_identity_required: Option<bool>,
+    /// Merged into its settings as RFC 7396 says.
+    pub settings: Option<Map<String, Value>>,
+    /// Whether no visitor comes in any more.
+    pub is_disabled: Option<bool>,
+}
+
+/// A widget that was just created: the only time that its secret is shown.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CreatedWidget {
+    /// As Postgres has it.
+    pub row: WidgetRow,
+    /// What the site's server signs identities with: the bytes of this text.
+    pub identity_secret: String,
+}
+
+impl Chat {
+    /// Creates a widget with a key and a secret of its own.
+    ///
+    /// # Errors
+    /// If Postgres is away, or the operating system has no randomness to give.
+    pub async fn create_widget(&self, ctx: &Ctx, draft: WidgetDraft) -> Result<CreatedWidget, Error> {
+        let identity_secret = random_text::<SECRET_BYTES>(SECRET_PREFIX)?;
+        let widget = NewWidget {
+            name: draft.name,
+            embed_key: random_text::<EMBED_KEY_BYTES>(EMBED_KEY_PREFIX)?,
+            allowed_origins: draft.allowed_origins,
+            is_identity_required: draft.is_identity_required,
+            identity_secret: identity_secret.clone().into_bytes(),
+            settings: draft.settings,
+        };
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        let row = store::widgets::insert(&mut tx, &widget).await?;
+        tx.commit().await?;
+        Ok(CreatedWidget { row, identity_secret })
+    }
+
+    /// A page of the tenant's widgets, newest first.
+    ///
+    /// # Errors
+    /// `Invalid` for a cursor of another list.
+    pub async fn list_widgets(&self, ctx: &Ctx, page: &PageRequest) -> Result<Page<WidgetRow>, Error> {
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        let rows = store::widgets::list(&mut tx, page).await?;
+        tx.commit().await?;
+        Ok(rows)
+    }
+
+    /// One widget.
+    ///
+    /// # Errors
+    /// `NotFound` if the tenant has none of that id.
+    pub async fn find_widget(&self, ctx: &Ctx, id: WidgetId) -> Result<WidgetRow, Error> {
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        let row = store::widgets::find(&mut tx, id).await?.ok_or(Error::NotFound { what: "widget" })?;
+        tx.commit().await?;
+        Ok(row)
+    }
+
+    /// Changes what `patch` says.
+    ///
+    /// # Errors
+    /// `NotFound` if the tenant has none of that id; `Invalid` if its settings would become too large; `Conflict` if it is to
+    /// ask for identities and has no secret.
+    pub async fn patch_widget(&self, ctx: &Ctx, id: WidgetId, patch: WidgetPatch) -> Result<WidgetRow, Error> {
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        let present = store::widgets::lock(&mut tx, id).await?.ok_or(Error::NotFound { what: "widget" })?;
+        let settings = metadata::patched("settings", &present.settings, patch.settings.as_ref())?;
+        let wanted = WidgetRow {
+            name: patch.name.unwrap_or(present.name),
+            allowed_origins: patch.allowed_origins.unwrap_or(present.allowed_origins),
+            is_identity_required: patch.is_identity_required.unwrap_or(present.is_identity_required),
+            disabled_at: match patch.is_disabled {
+                None => present.disabled_at,
+                Some(true) => Some(present.disabled_at.unwrap_or_else(OffsetDateTime::now_utc)),
+                Some(false) => None,
+            },
+            ..present
+        };
+        let row = store::widgets::update(&mut tx, &wanted, &settings).await?;
+        tx.commit().await?;
+        row.ok_or(Error::NotFound { what: "widget" })
+    }
+
+    /// Deletes a widget; its sessions stay.
+    ///
+    /// # Errors
+    /// `NotFound` if the tenant has none of that id.
+    pub async fn delete_widget(&self, ctx: &Ctx, id: WidgetId) -> Result<(), Error> {
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        let deleted = store::widgets::delete(&mut tx, id).await?;
+        tx.commit().await?;
+        if deleted { Ok(()) } else { Err(Error::NotFound { what: "widget" }) }
+    }
+}
+
+/// Whether `text` is an origin as browsers send it (RFC 6454, section 6.2): scheme, host in lower case, and the port unless
+/// it is the scheme's own.
+pub fn is_origin(text: &str) -> bool {
+    let (rest, own_port) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+        (Some(rest), _) => (rest, 443),
+        (_, Some(rest)) => (rest, 80),
+        (None, None) => return false,
+    };
+    let port_at = rest.rfind(':').filter(|at| !rest[*at..].contains(']'));
+    let (host, port) = port_at.map_or((rest, None), |at| (&rest[..at], Some(&rest[at + 1..])));
+    let is_port =
+        |text: &str| text.parse::<u16>().is_ok_and(|port| port > 0 && port != own_port && port.to_string() == text);
+    let is_host = match host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')) {
+        Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok_and(|address| address.to_string() == inner),
+        None => {
+            let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
+            !host.is_empty() && host.bytes().all(fits) && !host.split('.').any(str::is_empty)
+        }
+    };
+    text.len() <= ORIGIN_BYTES_MAX && is_host && port.is_none_or(is_port)
+}
+
+/// `prefix` and so many random bytes as hexadecimal digits.
+fn random_text<const BYTES: usize>(prefix: &str) -> Result<String, Error> {
+    let mut bytes = [0; BYTES];
+    rand::rngs::SysRng.try_fill_bytes(&mut bytes).map_err(|error| Error::Internal(anyhow::Error::new(error)))?;
+    Ok(format!("{prefix}{}", hex::encode(bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_taken_as_browsers_send_them() {
+        for good in [
+            "https://example.com",
+            "http://localhost:3000",
+            "https://xn--bcher-kva.example:8443",
+            "http://127.0.0.1:1",
+            "http://[::1]",
+            "http://[2001:db8::1]:65535",
+            "http://example.com:443",
+        ] {
+            assert!(is_origin(good), "{good}");
+        }
+        for bad in [
+            "",
+            "null",
+            "*",
+            "example.com",
+            "https://",
+            "https://Example.com",
+            "https://example.com/",
+            "ftp://example.com",
+            "https://example.com:443",
+            "http://example.com:80",
+            "https://example.com:0",
+            "https://example.com:65536",
+            "https://example.com:",
+            "https://example.com:080",
+            "https://a@example.com",
+            "https://exa mple.com",
+            "https://bücher.example",
+            "https://*.example.com",
+            "https://example..com",
+            "https://example.com.",
+            "https://[::1",
+            "https://[::0001]",
+            "https://::1",
+            "https://example.com?x",
+            "HTTPS://example.com",
+        ] {
+            assert!(!is_origin(bad), "{bad}");
+        }
+        let host = format!("https://{}", "a.".repeat(200));
+        assert!(!is_origin(&format!("{host}a")), "it is too long");
+    }
+}

@@ -1,0 +1,3 @@
+SELECT id, title, starts_at, ends_at, ended_at, metadata::text, created_at, updated_at
+FROM meetings
+WHERE tenant_id = (SELECT tertulia_tenant_id()) AND id = $1

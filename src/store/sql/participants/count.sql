@@ -1,0 +1,3 @@
+SELECT count(*)
+FROM meeting_participants
+WHERE tenant_id = (SELECT tertulia_tenant_id()) AND meeting_id = $1

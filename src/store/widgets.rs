@@ -1,0 +1,165 @@
+//! The table `widgets`: where visitors start sessions.
+
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+use tokio_postgres::{Row, types::Type};
+
+use super::{
+    StoreError,
+    page::{BEFORE_ALL, Key, Page, PageRequest, Start},
+    row::{Reader, object_text},
+    tx::{Statement, TenantTx},
+};
+use crate::ctx::WidgetId;
+
+const INSERT: Statement = Statement {
+    name: "widgets/insert",
+    sql: include_str!("sql/widgets/insert.sql"),
+    types: &[Type::UUID, Type::TEXT, Type::TEXT, Type::TEXT_ARRAY, Type::BOOL, Type::BYTEA, Type::TEXT],
+};
+const FIND: Statement =
+    Statement { name: "widgets/find", sql: include_str!("sql/widgets/find.sql"), types: &[Type::UUID] };
+const LOCK: Statement =
+    Statement { name: "widgets/lock", sql: include_str!("sql/widgets/lock.sql"), types: &[Type::UUID] };
+const LIST: Statement = Statement {
+    name: "widgets/list",
+    sql: include_str!("sql/widgets/list.sql"),
+    types: &[Type::TIMESTAMPTZ, Type::UUID, Type::INT8, Type::INT8],
+};
+const COUNT: Statement = Statement { name: "widgets/count", sql: include_str!("sql/widgets/count.sql"), types: &[] };
+const UPDATE: Statement = Statement {
+    name: "widgets/update",
+    sql: include_str!("sql/widgets/update.sql"),
+    types: &[Type::UUID, Type::TEXT, Type::TEXT_ARRAY, Type::BOOL, Type::TEXT, Type::TIMESTAMPTZ],
+};
+const DELETE: Statement =
+    Statement { name: "widgets/delete", sql: include_str!("sql/widgets/delete.sql"), types: &[Type::UUID] };
+
+/// A widget, without its secret.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WidgetRow {
+    /// Its id.
+    pub id: WidgetId,
+    /// For the tenant's people.
+    pub name: String,
+    /// What the pages of the site name it by; no secret.
+    pub embed_key: String,
+    /// Scheme, host and port of each site that may show it.
+    pub allowed_origins: Vec<String>,
+    /// Whether a visitor has to come with a signed identity.
+    pub is_identity_required: bool,
+    /// What the widget's code asks for, a JSON object, as text.
+    pub settings: String,
+    /// From then on no visitor comes in.
+    pub disabled_at: Option<OffsetDateTime>,
+    /// When it was created.
+    pub created_at: OffsetDateTime,
+    /// When it was last changed.
+    pub updated_at: OffsetDateTime,
+}
+
+/// A widget to create.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewWidget {
+    /// For the tenant's people, 1 to 200 characters.
+    pub name: String,
+    /// What the pages of the site name it by, unique over all tenants.
+    pub embed_key: String,
+    /// At most 100.
+    pub allowed_origins: Vec<String>,
+    /// Whether a visitor has to come with a signed identity.
+    pub is_identity_required: bool,
+    /// What the site's server signs identities with.
+    pub identity_secret: Vec<u8>,
+    /// What the widget's code asks for.
+    pub settings: Map<String, Value>,
+}
+
+/// Creates a widget.
+///
+/// # Errors
+/// If Postgres is away.
+pub async fn insert(tx: &mut TenantTx, widget: &NewWidget) -> Result<WidgetRow, StoreError> {
+    let (id, settings) = (WidgetId::new().0, object_text(&widget.settings));
+    let NewWidget { name, embed_key, allowed_origins, is_identity_required, identity_secret, .. } = widget;
+    let row = tx
+        .query_one(&INSERT, &[&id, name, embed_key, allowed_origins, is_identity_required, identity_secret, &settings])
+        .await?;
+    read(&INSERT, &row)
+}
+
+/// The widget of that id.
+///
+/// # Errors
+/// If Postgres is away.
+pub async fn find(tx: &mut TenantTx, id: WidgetId) -> Result<Option<WidgetRow>, StoreError> {
+    tx.query_opt(&FIND, &[&id.0]).await?.map(|row| read(&FIND, &row)).transpose()
+}
+
+/// The widget of that id, which nobody else changes until the transaction ends.
+///
+/// # Errors
+/// If Postgres is away.
+pub async fn lock(tx: &mut TenantTx, id: WidgetId) -> Result<Option<WidgetRow>, StoreError> {
+    tx.query_opt(&LOCK, &[&id.0]).await?.map(|row| read(&LOCK, &row)).transpose()
+}
+
+/// A page of the tenant's widgets, newest first.
+///
+/// # Errors
+/// [`StoreError::ForeignCursor`] for a cursor of another list.
+pub async fn list(tx: &mut TenantTx, page: &PageRequest) -> Result<Page<WidgetRow>, StoreError> {
+    let after = page.start.key(|key| match key {
+        Key::Widget(created_at, id) => Some((*created_at, *id)),
+        _ => None,
+    })?;
+    let (created_at, id) = after.unwrap_or(BEFORE_ALL);
+    let rows = tx.query(&LIST, &[&created_at, &id, &page.start.offset(), &page.rows()]).await?;
+    let items = rows.iter().map(|row| read(&LIST, row)).collect::<Result<_, _>>()?;
+    let total = match page.start {
+        Start::Offset(_) => Some(Reader::new(&COUNT, &tx.query_one(&COUNT, &[]).await?).count("count")?),
+        Start::After(_) => None,
+    };
+    Ok(Page::of(page, items, total, |row| Key::Widget(row.created_at, row.id.0)))
+}
+
+/// Makes the widget what `row` says, but for what never changes; none if the tenant has none of that id.
+///
+/// # Errors
+/// [`StoreError::NoIdentitySecret`] if it is to ask for identities and has no secret, as one that was not created here.
+pub async fn update(
+    tx: &mut TenantTx,
+    row: &WidgetRow,
+    settings: &Map<String, Value>,
+) -> Result<Option<WidgetRow>, StoreError> {
+    let WidgetRow { id, name, allowed_origins, is_identity_required, disabled_at, .. } = row;
+    let settings = object_text(settings);
+    let updated = tx
+        .query_opt(&UPDATE, &[&id.0, name, allowed_origins, is_identity_required, &settings, disabled_at])
+        .await
+        .map_err(StoreError::without_identity_secret)?;
+    updated.map(|row| read(&UPDATE, &row)).transpose()
+}
+
+/// Deletes a widget; false if the tenant has none of that id.
+///
+/// # Errors
+/// If Postgres is away.
+pub async fn delete(tx: &mut TenantTx, id: WidgetId) -> Result<bool, StoreError> {
+    Ok(tx.execute(&DELETE, &[&id.0]).await? > 0)
+}
+
+fn read(statement: &Statement, row: &Row) -> Result<WidgetRow, StoreError> {
+    let row = Reader::new(statement, row);
+    Ok(WidgetRow {
+        id: WidgetId(row.get("id")?),
+        name: row.get("name")?,
+        embed_key: row.get("embed_key")?,
+        allowed_origins: row.get("allowed_origins")?,
+        is_identity_required: row.get("is_identity_required")?,
+        settings: row.get("settings")?,
+        disabled_at: row.get("disabled_at")?,
+        created_at: row.get("created_at")?,
+        updated_at: row.get("updated_at")?,
+    })
+}
