@@ -279,7 +279,7 @@ impl Index {
 
     /// Whether [`Index::compact`] has something to do.
     pub fn is_scattered(&self) -> bool {
-        !self.plan_compaction(&self.view.load().parts).is_empty()
+        self.are_scattered(&self.view.load().parts)
     }
 
     /// Merges all segments into one if more than a small share of the chunks is outside the largest: each segment costs every
@@ -290,19 +290,19 @@ impl Index {
         let Some(_only_one) = self.maintenance.try_lock() else {
             return false;
         };
-        self.rewrite(|parts| self.plan_compaction(parts))
+        self.rewrite(|parts| if self.are_scattered(parts) { parts.to_vec() } else { Vec::new() })
     }
 
-    /// All parts, if they should become one.
-    fn plan_compaction(&self, parts: &[Part]) -> Vec<Part> {
+    /// Whether all of `parts` should become one.
+    fn are_scattered(&self, parts: &[Part]) -> bool {
         let Settings { dimensions, vectors: way, .. } = self.settings;
         let all: usize = parts.iter().map(Part::len).sum();
         let largest = parts.iter().map(Part::len).max().unwrap_or_default();
-        let is_scattered = SCATTERED_SHARE * (all - largest) > all;
-        let fits = all <= DOCS_MAX && fits_one_segment(parts);
-        let has_graph =
-            graph::is_due(way, all, dimensions) || parts.iter().any(|part| part.segment.vectors.graph().is_some());
-        if is_scattered && fits && !has_graph { parts.to_vec() } else { Vec::new() }
+        let mut word_sizes = [0; 3];
+        SCATTERED_SHARE * (all - largest) > all
+            && all <= DOCS_MAX
+            && !graph::is_due(way, all, dimensions)
+            && parts.iter().all(|part| part.segment.vectors.graph().is_none() && add_word_sizes(&mut word_sizes, part))
     }
 
     /// Whether something of a deleted chunk is left in a segment.
@@ -597,12 +597,9 @@ fn deleted_since(then: &[Part], now: &[Part]) -> Vec<Uuid> {
     gone
 }
 
-/// Whether no count of words in all of `parts` together is more than a segment can have.
-fn fits_one_segment<'a>(parts: impl IntoIterator<Item = &'a Part>) -> bool {
-    let mut sums = [0_usize; 3];
-    for part in parts {
-        sums.iter_mut().zip(part.segment.words.sizes()).for_each(|(sum, size)| *sum += size);
-    }
+/// Adds what `part` has of words to `sums`; whether one segment can still have that many.
+fn add_word_sizes(sums: &mut [usize; 3], part: &Part) -> bool {
+    sums.iter_mut().zip(part.segment.words.sizes()).for_each(|(sum, size)| *sum += size);
     sums.iter().all(|size| *size <= u32::MAX as usize)
 }
 
@@ -615,9 +612,9 @@ fn fits_one_segment<'a>(parts: impl IntoIterator<Item = &'a Part>) -> bool {
 fn plan_merge(parts: &[Part], chunks_max: usize, idle: impl Fn(&Part) -> bool) -> Vec<Part> {
     let mut by_size: Vec<&Part> = parts.iter().filter(|part| idle(part)).collect();
     by_size.sort_by_key(|part| part.len());
-    let (mut smaller, mut take) = (0, 0);
+    let (mut smaller, mut word_sizes, mut take) = (0, [0; 3], 0);
     for (at, part) in by_size.iter().enumerate() {
-        if smaller + part.len() > chunks_max || !fits_one_segment(by_size[..=at].iter().copied()) {
+        if !add_word_sizes(&mut word_sizes, part) || smaller + part.len() > chunks_max {
             break;
         }
         if at > 0 && 2 * smaller >= part.len() {

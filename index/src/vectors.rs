@@ -560,15 +560,13 @@ fn search_with(
 
 /// Puts in `seeds` bounds and places of the `count` rows of the highest bounds, or of all that are kept, in any order.
 fn seeds_of(upper: &[f32], maxima: &[f32], count: usize, seeds: &mut Vec<(f32, u32)>) {
-    let descending = |left: &f32, right: &f32| right.total_cmp(left);
     seeds.clear();
     // So many blocks have a row of this bound or a higher one.
-    let mut pivots = maxima.to_vec();
-    let threshold = if count < pivots.len() { *pivots.select_nth_unstable_by(count, descending).1 } else { f32::MIN };
+    let threshold = kernels::nth_highest(maxima, count).unwrap_or(f32::MIN);
     // What is left out is at negative infinity, below all numbers.
     kernels::each_at_least(upper, maxima, threshold.max(f32::MIN), |place, bound| seeds.push((bound, place)));
     if count < seeds.len() {
-        seeds.select_nth_unstable_by(count, |left, right| descending(&left.0, &right.0));
+        seeds.select_nth_unstable_by(count, |left, right| right.0.total_cmp(&left.0));
         seeds.truncate(count);
     }
 }

@@ -1051,11 +1051,11 @@ impl Scores {
     /// summed up.
     fn offer(&self, at: u32, segment: &WordsView<'_>, best: &mut Best, least: f32) {
         let mut threshold = best.threshold().max(least);
-        let count = best.limit();
-        if segment.live.is_none() && count < self.maxima.len() {
-            // So many documents have this score or a higher one.
-            let mut maxima = self.maxima.clone();
-            threshold = threshold.max(*maxima.select_nth_unstable_by(count - 1, |left, right| right.total_cmp(left)).1);
+        // As many documents as are kept have this score or a higher one.
+        if segment.live.is_none()
+            && let Some(reached) = kernels::nth_highest(&self.maxima, best.limit() - 1)
+        {
+            threshold = threshold.max(reached);
         }
         self.each_at_least(segment.words.len(), threshold, segment.live, |doc, score| {
             if score >= best.threshold() {

@@ -30,6 +30,11 @@ pub fn time(field: &str, text: Option<&str>) -> Result<Option<OffsetDateTime>, E
     text.map(|text| time_of(text).ok_or_else(|| Error::invalid_field(field, told))).transpose()
 }
 
+/// What is said of a patch that changes nothing.
+pub fn empty_patch() -> Error {
+    Error::invalid("The patch is empty; it must have at least one field.")
+}
+
 fn within(field: &str, length: Option<usize>, max: usize, unit: &str) -> Result<(), Error> {
     match length {
         Some(length) if !(1..=max).contains(&length) => {

@@ -225,7 +225,7 @@ pub async fn update_meeting(ctx: &Ctx, app: &App, req: Request) -> Result<Respon
         metadata: draft.metadata,
     };
     if patch == MeetingPatch::default() {
-        return Err(empty_patch());
+        return Err(fields::empty_patch());
     }
     let meeting = app.chat.patch_meeting(ctx, id, patch).await?;
     respond::ok(&MeetingView::from(meeting))
@@ -264,7 +264,7 @@ pub async fn update_participant(ctx: &Ctx, app: &App, req: Request) -> Result<Re
     let (meeting_id, id) = (meeting_id(&req)?, participant_id(&req)?);
     let fields = participant_fields(req.json(&app.compute).await?)?;
     if fields == ParticipantFields::default() {
-        return Err(empty_patch());
+        return Err(fields::empty_patch());
     }
     let participant = app.chat.update_participant(ctx, meeting_id, id, &fields).await?;
     respond::ok(&ParticipantView::from(participant))
@@ -284,10 +284,6 @@ fn participant_fields(draft: ParticipantPatchDraft) -> Result<ParticipantFields,
         joined_at: fields::time("joined_at", draft.joined_at.as_deref())?,
         left_at: fields::time("left_at", draft.left_at.as_deref())?,
     })
-}
-
-fn empty_patch() -> Error {
-    Error::invalid("The patch is empty; it must have at least one field.")
 }
 
 fn meeting_id(req: &Request) -> Result<MeetingId, Error> {

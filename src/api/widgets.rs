@@ -152,7 +152,7 @@ pub async fn update_widget(ctx: &Ctx, app: &App, req: Request) -> Result<Respons
         is_disabled: draft.is_disabled,
     };
     if patch == WidgetPatch::default() {
-        return Err(Error::invalid("The patch is empty; it must have at least one field."));
+        return Err(fields::empty_patch());
     }
     let widget = app.chat.patch_widget(ctx, id, patch).await?;
     respond::ok(&WidgetView::from(widget))

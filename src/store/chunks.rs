@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     StoreError,
-    page::{Key, Page, PageRequest, Start},
+    page::{Key, Page, PageRequest},
     row::{Reader, object_text},
     tx::{Statement, TenantTx},
 };
@@ -88,10 +88,7 @@ pub async fn list(
     let after = after.unwrap_or(-1);
     let rows = tx.query(&LIST, &[&document_id.0, &after, &page.start.offset(), &page.rows()]).await?;
     let items = rows.iter().map(read).collect::<Result<_, _>>()?;
-    let total = match page.start {
-        Start::Offset(_) => Some(Reader::new(&COUNT, &tx.query_one(&COUNT, &[&document_id.0]).await?).count("count")?),
-        Start::After(_) => None,
-    };
+    let total = page.total(tx, &COUNT, &[&document_id.0]).await?;
     Ok(Page::of(page, items, total, |row: &ChunkRow| Key::Chunk(row.ordinal)))
 }
 

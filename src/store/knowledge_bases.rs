@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     Store, StoreError,
-    page::{BEFORE_ALL, Key, Page, PageRequest, Start},
+    page::{BEFORE_ALL, Key, Page, PageRequest},
     row::Reader,
     tx::{Statement, TenantTx},
 };
@@ -108,10 +108,7 @@ pub async fn list(tx: &mut TenantTx, page: &PageRequest) -> Result<Page<Knowledg
     let (created_at, id) = after.unwrap_or(BEFORE_ALL);
     let rows = tx.query(&LIST, &[&created_at, &id, &page.start.offset(), &page.rows()]).await?;
     let items = rows.iter().map(|row| read(&LIST, row)).collect::<Result<_, _>>()?;
-    let total = match page.start {
-        Start::Offset(_) => Some(Reader::new(&COUNT, &tx.query_one(&COUNT, &[]).await?).count("count")?),
-        Start::After(_) => None,
-    };
+    let total = page.total(tx, &COUNT, &[]).await?;
     Ok(Page::of(page, items, total, |row| Key::KnowledgeBase(row.created_at, row.id.0)))
 }
 

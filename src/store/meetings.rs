@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     StoreError,
-    page::{BEFORE_ALL, Key, Page, PageRequest, Start},
+    page::{BEFORE_ALL, Key, Page, PageRequest},
     row::{Reader, object_text},
     tx::{Statement, TenantTx},
 };
@@ -185,10 +185,7 @@ pub async fn list(tx: &mut TenantTx, page: &PageRequest) -> Result<Page<MeetingR
     let (starts_at, id) = after.unwrap_or(BEFORE_ALL);
     let rows = tx.query(&LIST, &[&starts_at, &id, &page.start.offset(), &page.rows()]).await?;
     let items = rows.iter().map(|row| read(&LIST, row)).collect::<Result<_, _>>()?;
-    let total = match page.start {
-        Start::Offset(_) => Some(Reader::new(&COUNT, &tx.query_one(&COUNT, &[]).await?).count("count")?),
-        Start::After(_) => None,
-    };
+    let total = page.total(tx, &COUNT, &[]).await?;
     Ok(Page::of(page, items, total, |row| Key::Meeting(row.starts_at, row.id.0)))
 }
 
@@ -270,13 +267,7 @@ pub async fn list_participants(
         return Ok(None);
     }
     let items = rows.iter().map(|row| read_participant(&LIST_PARTICIPANTS, row)).collect::<Result<_, _>>()?;
-    let total = match page.start {
-        Start::Offset(_) => {
-            let row = tx.query_one(&COUNT_PARTICIPANTS, &[&meeting_id.0]).await?;
-            Some(Reader::new(&COUNT_PARTICIPANTS, &row).count("count")?)
-        }
-        Start::After(_) => None,
-    };
+    let total = page.total(tx, &COUNT_PARTICIPANTS, &[&meeting_id.0]).await?;
     Ok(Some(Page::of(page, items, total, |row| Key::Participant(row.id.0))))
 }
 

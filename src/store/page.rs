@@ -6,9 +6,14 @@
 
 use sha2::{Digest as _, Sha256};
 use time::{OffsetDateTime, PrimitiveDateTime};
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::StoreError;
+use super::{
+    StoreError,
+    row::Reader,
+    tx::{Statement, TenantTx},
+};
 
 /// Version of the text form; cursors of another are not understood.
 const FORMAT: &[u8] = b"tertulia cursor 1";
@@ -106,6 +111,19 @@ impl PageRequest {
     /// Rows to read: one more than wanted, which tells whether another page follows.
     pub(super) fn rows(&self) -> i64 {
         i64::try_from(self.limit).unwrap_or(i64::MAX).saturating_add(1)
+    }
+
+    /// The list's total, which `count` gives as its column `count`, if the page is asked for by offset.
+    pub(super) async fn total(
+        &self,
+        tx: &mut TenantTx,
+        count: &Statement,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<u64>, StoreError> {
+        match self.start {
+            Start::Offset(_) => Reader::new(count, &tx.query_one(count, params).await?).count("count").map(Some),
+            Start::After(_) => Ok(None),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{
     StoreError,
     audit_log::Author,
-    page::{BEFORE_ALL, Key, Page, PageRequest, Start},
+    page::{BEFORE_ALL, Key, Page, PageRequest},
     row::{Reader, object_text},
     tx::{Statement, TenantTx},
 };
@@ -170,13 +170,7 @@ pub async fn list(
         [&widget_id, &meeting_id, visitor_id, active, created_after, created_before, &created_at, &id, &offset, &rows];
     let rows = tx.query(&LIST, &params).await?;
     let items = rows.iter().map(|row| read(&LIST, row)).collect::<Result<_, _>>()?;
-    let total = match page.start {
-        Start::Offset(_) => {
-            let row = tx.query_one(&COUNT, &params[..6]).await?;
-            Some(Reader::new(&COUNT, &row).count("count")?)
-        }
-        Start::After(_) => None,
-    };
+    let total = page.total(tx, &COUNT, &params[..6]).await?;
     Ok(Page::of(page, items, total, |row| Key::Session(row.created_at, row.id.0)))
 }
 

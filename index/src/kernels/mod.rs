@@ -337,6 +337,15 @@ pub(crate) fn each_at_least(values: &[f32], maxima: &[f32], threshold: f32, mut 
     }
 }
 
+/// The value at `place` of `values` in descending order, the highest at 0; `None` if there are not so many.
+pub(crate) fn nth_highest(values: &[f32], place: usize) -> Option<f32> {
+    if place >= values.len() {
+        return None;
+    }
+    let mut values = values.to_vec();
+    Some(*values.select_nth_unstable_by(place, |left, right| right.total_cmp(left)).1)
+}
+
 /// Appends to `blocks`, for each block of `values` with some that are at least `threshold`, where it starts and a bit for each
 /// of them; see [`each_at_least`].
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+avx2", "x86_64+avx2", "aarch64+neon"))]
