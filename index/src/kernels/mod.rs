@@ -139,17 +139,35 @@ fn scan_any(
     }
 }
 
-/// In lanes, since the compiler keeps the order of comparisons of floats.
+/// In lanes and then a tree, since the compiler keeps the order of comparisons of floats, and one after the other would
+/// take longer than what comes before. Negative infinity of none.
 #[inline(always)]
 fn highest(values: &[f32]) -> f32 {
+    let higher = |left: f32, right: f32| if right > left { right } else { left };
     let (chunks, rest) = values.as_chunks::<16>();
     let mut lanes = [f32::NEG_INFINITY; 16];
     for chunk in chunks {
         for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane = if value > *lane { value } else { *lane };
+            *lane = higher(*lane, value);
         }
     }
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |max, &value| if value > max { value } else { max })
+    for (lane, &value) in lanes.iter_mut().zip(rest) {
+        *lane = higher(*lane, value);
+    }
+    halves(lanes, higher)
+}
+
+/// What `both` makes of all lanes, those of each half together first: an order that no target changes.
+#[inline(always)]
+fn halves(mut lanes: [f32; 16], both: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut width = lanes.len() / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] = both(lanes[lane], lanes[lane + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 /// Products of the rows of `codes`, one block at most, with the query.
@@ -239,20 +257,7 @@ fn dot_any(left: &[f32], right: &[f32]) -> f32 {
     for (sum, (left, right)) in sums.iter_mut().zip(rest) {
         *sum += left * right;
     }
-    tree(sums)
-}
-
-/// The sum of the lanes, in an order that no target changes.
-#[inline(always)]
-fn tree(mut sums: [f32; 16]) -> f32 {
-    let mut width = sums.len() / 2;
-    while width > 0 {
-        for lane in 0..width {
-            sums[lane] += sums[lane + width];
-        }
-        width /= 2;
-    }
-    sums[0]
+    halves(sums, |left, right| left + right)
 }
 
 /// Dot product of a row kept as codes and fine parts, in steps of the latter, with a query of its length: the bits that
@@ -283,7 +288,7 @@ fn dot_fine_any(codes: &[i8], fine: &[i8], query: &[f32]) -> f32 {
     for (sum, ((&code, &fine), &query)) in sums.iter_mut().zip(code_rest.iter().zip(fine_rest).zip(query_rest)) {
         *sum += query * value(code, fine);
     }
-    tree(sums)
+    halves(sums, |left, right| left + right)
 }
 
 /// Squared lengths, in fine steps: of the fine parts of a row, and of the whole row. Exact.
@@ -355,23 +360,37 @@ fn find_at_least(values: &[f32], maxima: &[f32], threshold: f32, blocks: &mut Ve
 
 #[inline(always)]
 fn find_at_least_any(values: &[f32], maxima: &[f32], threshold: f32, blocks: &mut Vec<(u32, u64)>) {
-    for ((&maximum, values), first) in maxima.iter().zip(values.chunks(BLOCK)).zip((0..).step_by(BLOCK)) {
-        if maximum < threshold {
+    const GROUP: usize = 16;
+    let mut values = values.chunks(GROUP * BLOCK).zip((0..).step_by(GROUP * BLOCK));
+    for maxima in maxima.chunks(GROUP) {
+        let Some((values, first)) = values.next() else { break };
+        // Most are too low, and this tells it of many at once.
+        if maxima.iter().fold(true, |all, maximum| all & (*maximum < threshold)) {
             continue;
         }
-        let mut are = [0_u8; BLOCK];
-        match <&[f32; BLOCK]>::try_from(values) {
-            // A length that the compiler knows.
-            Ok(values) => are.iter_mut().zip(values).for_each(|(is, value)| *is = u8::from(*value >= threshold)),
-            Err(_) => are.iter_mut().zip(values).for_each(|(is, value)| *is = u8::from(*value >= threshold)),
+        for ((&maximum, values), first) in maxima.iter().zip(values.chunks(BLOCK)).zip((first..).step_by(BLOCK)) {
+            if maximum >= threshold {
+                blocks.push((first, which_at_least(values, threshold)));
+            }
         }
-        let mut which = 0;
-        for (eight, bit) in are.as_chunks::<8>().0.iter().zip((0..).step_by(8)) {
-            // Eight bytes of 0 or 1 become eight bits: each byte is moved to one of the highest, and nothing else gets there.
-            which |= u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56 << bit;
-        }
-        blocks.push((first, which));
     }
+}
+
+/// A bit for each of a block's `values` that is at least `threshold`.
+#[inline(always)]
+fn which_at_least(values: &[f32], threshold: f32) -> u64 {
+    let mut are = [0_u8; BLOCK];
+    match values.as_array::<BLOCK>() {
+        // A length that the compiler knows.
+        Some(values) => are.iter_mut().zip(values).for_each(|(is, value)| *is = u8::from(*value >= threshold)),
+        None => are.iter_mut().zip(values).for_each(|(is, value)| *is = u8::from(*value >= threshold)),
+    }
+    let mut which = 0;
+    for (eight, bit) in are.as_chunks::<8>().0.iter().zip((0..).step_by(8)) {
+        // Eight bytes of 0 or 1 become eight bits: each byte is moved to one of the highest, and nothing else gets there.
+        which |= u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56 << bit;
+    }
+    which
 }
 
 /// Makes of each document's length, in `parts`, the part of a term's `weight` that it has: `weight · tf / (tf + base

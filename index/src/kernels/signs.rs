@@ -91,21 +91,19 @@ fn estimate_plain(
         std::array::from_fn(|byte: usize| u16::from(tables[0][byte & 15]) + u16::from(tables[1][byte >> 4]))
     };
     let pairs: Vec<[u16; 256]> = query.tables.chunks_exact(2).map(pair).collect();
-    let sums = |codes: &[u8], sums: &mut [u16; BLOCK]| {
+    let bounds = |codes: &[u8], scales: &[f32], errors: &[f32], upper: &mut [f32]| {
         let mut in_place = [0_u16; BLOCK];
         for (codes, pair) in codes.chunks_exact(BLOCK).zip(&pairs) {
             for (sum, &code) in in_place.iter_mut().zip(codes) {
                 *sum += pair[usize::from(code)];
             }
         }
-        for (row, sum) in sums.iter_mut().enumerate() {
-            *sum = in_place[place_in_block(row)];
-        }
+        bounds_any(&std::array::from_fn(|row| in_place[place_in_block(row)]), scales, errors, query, upper)
     };
-    estimate_any(codes, rows, query, keep, upper, maxima, sums);
+    estimate_any(codes, rows, query, keep, upper, maxima, bounds);
 }
 
-/// `sums` adds up a block's lookups.
+/// `bounds` writes the bounds of a block's rows, given their codes, scales and errors, and returns the highest.
 #[inline(always)]
 fn estimate_any(
     codes: &[u8],
@@ -114,12 +112,10 @@ fn estimate_any(
     keep: Option<&[u64]>,
     upper: &mut [f32],
     maxima: &mut [f32],
-    sums: impl Fn(&[u8], &mut [u16; BLOCK]),
+    bounds: impl Fn(&[u8], &[f32], &[f32], &mut [f32]) -> f32,
 ) {
-    let SignQuery { tables, step, base, margin, offset } = query;
-    let codes = codes.chunks_exact(tables.len() / 2 * BLOCK);
+    let codes = codes.chunks_exact(query.tables.len() / 2 * BLOCK);
     let blocks = codes.zip(rows.scales.chunks(BLOCK).zip(rows.errors.chunks(BLOCK)));
-    let mut found = [0_u16; BLOCK];
     for (block, (((codes, (scales, errors)), upper), maximum)) in
         blocks.zip(upper.chunks_mut(BLOCK)).zip(maxima).enumerate()
     {
@@ -129,19 +125,26 @@ fn estimate_any(
             *maximum = f32::NEG_INFINITY;
             continue;
         }
-        sums(codes, &mut found);
-        let len = upper.len().min(BLOCK);
-        let (scales, errors, upper) = (&scales[..len], &errors[..len], &mut upper[..len]);
-        for at in 0..len {
-            upper[at] = (f32::from(found[at]) * step + base) * scales[at] + (errors[at] * margin + offset);
-        }
+        *maximum = bounds(codes, scales, errors, upper);
         if kept != u64::MAX {
             for (at, upper) in upper.iter_mut().enumerate() {
                 *upper = if kept >> at & 1 == 1 { *upper } else { f32::NEG_INFINITY };
             }
+            *maximum = highest(upper);
         }
-        *maximum = highest(upper);
     }
+}
+
+/// Writes the bounds of rows, given their sums, and returns the highest.
+#[inline(always)]
+fn bounds_any(sums: &[u16; BLOCK], scales: &[f32], errors: &[f32], query: SignQuery<'_>, upper: &mut [f32]) -> f32 {
+    let SignQuery { step, base, margin, offset, .. } = query;
+    let len = upper.len().min(BLOCK);
+    let (scales, errors, upper) = (&scales[..len], &errors[..len], &mut upper[..len]);
+    for at in 0..len {
+        upper[at] = (f32::from(sums[at]) * step + base) * scales[at] + (errors[at] * margin + offset);
+    }
+    highest(upper)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -159,29 +162,54 @@ mod x86 {
         upper: &mut [f32],
         maxima: &mut [f32],
     ) {
-        let sums = |codes: &[u8], sums: &mut [u16; BLOCK]| {
+        let SignQuery { step, base, margin, offset, .. } = query;
+        let (steps, bases, margins, offsets) =
+            (_mm512_set1_ps(step), _mm512_set1_ps(base), _mm512_set1_ps(margin), _mm512_set1_ps(offset));
+        let bounds = |codes: &[u8], scales: &[f32], errors: &[f32], upper: &mut [f32]| {
             // `both`: sums of even places, with those of odd places 256-fold on top; `odd`: those of odd places.
             let (mut both, mut odd) = (_mm512_setzero_si512(), _mm512_setzero_si512());
-            for (codes, tables) in codes.chunks(BLOCK * TABLES_A_TURN / 2).zip(query.tables.chunks(TABLES_A_TURN)) {
-                let mut sum = _mm512_setzero_si512();
-                for (codes, [low, high]) in codes.as_chunks::<BLOCK>().0.iter().zip(tables.as_chunks().0) {
+            let mut turn = |codes: &[[u8; BLOCK]], tables: &[[Table; 2]]| {
+                let (mut sum, mut sum_high) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+                for (codes, [low, high]) in codes.iter().zip(tables) {
                     let codes: __m512i = bytemuck::cast(*codes);
                     // Of an index six bits count. A table stands in its register four times: then four bits do, and the others
                     // need not be cleared.
                     let low = _mm512_broadcast_i32x4(bytemuck::cast::<Table, __m128i>(*low));
                     let high = _mm512_broadcast_i32x4(bytemuck::cast::<Table, __m128i>(*high));
                     sum = _mm512_add_epi8(sum, _mm512_permutexvar_epi8(codes, low));
-                    sum = _mm512_add_epi8(sum, _mm512_permutexvar_epi8(_mm512_srli_epi16::<4>(codes), high));
+                    sum_high = _mm512_add_epi8(sum_high, _mm512_permutexvar_epi8(_mm512_srli_epi16::<4>(codes), high));
                 }
+                sum = _mm512_add_epi8(sum, sum_high);
                 both = _mm512_add_epi16(both, sum);
                 odd = _mm512_add_epi16(odd, _mm512_srli_epi16::<8>(sum));
-            }
+            };
+            // Turns of a length that the compiler knows, and then the rest.
+            let (code_turns, code_rest) = codes.as_chunks::<BLOCK>().0.as_chunks::<{ TABLES_A_TURN / 2 }>();
+            let (table_turns, table_rest) = query.tables.as_chunks::<2>().0.as_chunks::<{ TABLES_A_TURN / 2 }>();
+            code_turns.iter().zip(table_turns).for_each(|(codes, tables)| turn(codes, tables));
+            turn(code_rest, table_rest);
             let even = _mm512_sub_epi16(both, _mm512_slli_epi16::<8>(odd));
-            let (first, second) = sums.split_at_mut(BLOCK / 2);
-            first.copy_from_slice(&bytemuck::cast::<__m512i, [u16; BLOCK / 2]>(even));
-            second.copy_from_slice(&bytemuck::cast::<__m512i, [u16; BLOCK / 2]>(odd));
+            let full = (scales.as_array::<BLOCK>(), errors.as_array::<BLOCK>(), upper.as_mut_array::<BLOCK>());
+            let (Some(scales), Some(errors), Some(upper)) = full else {
+                return bounds_any(&bytemuck::cast([even, odd]), scales, errors, query, upper);
+            };
+            let mut highest = _mm512_set1_ps(f32::NEG_INFINITY);
+            let rows = scales.as_chunks::<16>().0.iter().zip(errors.as_chunks::<16>().0);
+            let mut places = rows.zip(upper.as_chunks_mut::<16>().0);
+            for sums in [even, odd] {
+                for sums in [_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64::<1>(sums)] {
+                    let Some(((scales, errors), upper)) = places.next() else { break };
+                    let sums = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(sums));
+                    let (scales, errors): (__m512, __m512) = (bytemuck::cast(*scales), bytemuck::cast(*errors));
+                    let estimates = _mm512_mul_ps(_mm512_add_ps(_mm512_mul_ps(sums, steps), bases), scales);
+                    let bounds = _mm512_add_ps(estimates, _mm512_add_ps(_mm512_mul_ps(errors, margins), offsets));
+                    *upper = bytemuck::cast(bounds);
+                    highest = _mm512_max_ps(highest, bounds);
+                }
+            }
+            _mm512_reduce_max_ps(highest)
         };
-        estimate_any(codes, rows, query, keep, upper, maxima, sums);
+        estimate_any(codes, rows, query, keep, upper, maxima, bounds);
     }
 
     #[target_feature(enable = "avx2")]
@@ -195,7 +223,7 @@ mod x86 {
     ) {
         const HALF: usize = BLOCK / 2;
         let low_bits = _mm256_set1_epi8(15);
-        let sums = |codes: &[u8], sums: &mut [u16; BLOCK]| {
+        let bounds = |codes: &[u8], scales: &[f32], errors: &[f32], upper: &mut [f32]| {
             // As with twice as long registers, in two.
             let (mut both, mut odd) = ([_mm256_setzero_si256(); 2], [_mm256_setzero_si256(); 2]);
             for (codes, tables) in codes.chunks(BLOCK * TABLES_A_TURN / 2).zip(query.tables.chunks(TABLES_A_TURN)) {
@@ -215,6 +243,7 @@ mod x86 {
                     odd[half] = _mm256_add_epi16(odd[half], _mm256_srli_epi16::<8>(sum[half]));
                 }
             }
+            let mut sums = [0_u16; BLOCK];
             let (first, second) = sums.split_at_mut(HALF);
             for half in 0..2 {
                 let even = _mm256_sub_epi16(both[half], _mm256_slli_epi16::<8>(odd[half]));
@@ -222,8 +251,9 @@ mod x86 {
                 first[at..][..HALF / 2].copy_from_slice(&bytemuck::cast::<__m256i, [u16; HALF / 2]>(even));
                 second[at..][..HALF / 2].copy_from_slice(&bytemuck::cast::<__m256i, [u16; HALF / 2]>(odd[half]));
             }
+            bounds_any(&sums, scales, errors, query, upper)
         };
-        estimate_any(codes, rows, query, keep, upper, maxima, sums);
+        estimate_any(codes, rows, query, keep, upper, maxima, bounds);
     }
 }
 
