@@ -5,8 +5,8 @@
 //! the data: the codes decide only how much of it must be read.
 //!
 //! In a large segment sign codes come first (see `signs`): only rows that their estimate leaves in question are
-//! looked at in 8 bits. An estimate's bound holds for all but a few rows in a thousand, so there the answer is that of a
-//! scan in f32 but for about one search in a hundred, which misses one of the last of its list.
+//! looked at in 8 bits. An estimate's bound holds for all but one row in a hundred, so there the answer is that of a
+//! scan in f32 but for a few searches in a hundred, which miss one of the last of their lists.
 //!
 //! A row is kept in 16 bits a component: whole multiples `256·c + d` of a step of its own, a power of two, so that what is
 //! kept is an f32 exactly. `c` are the 8-bit codes, `d` what a score in f32 reads besides. That moves a component of a vector
