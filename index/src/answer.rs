@@ -421,7 +421,7 @@ mod tests {
     #[test]
     fn lists_are_longer_where_their_order_may_change() {
         let plain = Options::default();
-        assert_eq!([Mode::Hybrid, Mode::Semantic, Mode::Keyword].map(|mode| plain.depth(mode, 5)), [20, 5, 5]);
+        assert_eq!([Mode::Hybrid, Mode::Semantic, Mode::Keyword].map(|mode| plain.depth(mode, 3)), [10, 3, 3]);
         assert_eq!(plain.depth(Mode::Hybrid, 50), 100);
         let diverse = Options { diversity: 0.1, ..plain };
         assert_eq!(

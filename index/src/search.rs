@@ -29,8 +29,9 @@ use crate::{
     words::{self, WordsView},
 };
 
-/// Shortest list that is fused: below it, the ranks of the other list say too little about a chunk.
-pub const LIST_LEN_MIN: usize = 20;
+/// Shortest list that is fused: below it, the ranks of the other list say too little about a chunk. With the tune half of
+/// `loadtest quality` and five hits, lists of 10, 20 and 50 come to nDCG@5 0.457, 0.456 and 0.460: no difference beyond chance.
+pub const LIST_LEN_MIN: usize = 10;
 /// Hits that a repeated search looks for.
 const WATCHED_TOP_K: usize = 10;
 /// Most keys that an error lists.

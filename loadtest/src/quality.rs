@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 use hyper::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tertulia_index::{Encoder, Fusion, LIST_LEN_MIN, fuse};
+use tertulia_index::{Encoder, Fusion, fuse};
 use tokio::task::LocalSet;
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
@@ -36,8 +36,10 @@ const OR: char = '|';
 const CONSTANTS: [f32; 8] = [1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0, 100.0];
 /// Weights of the keyword list that `--tune` tries; the semantic list has 1.
 const KEYWORD_WEIGHTS: [f32; 9] = [0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0];
-/// Lengths of the fused lists that `--tune` tries.
-const LIST_LENS: [usize; 3] = [LIST_LEN_MIN, 50, 100];
+/// Length of the lists that the server fuses for so many hits.
+const LIST_LEN: usize = 2 * TOP_K as usize;
+/// Lengths of the fused lists that `--tune` tries, ascending.
+const LIST_LENS: [usize; 3] = [LIST_LEN, 50, 100];
 
 /// Full text of Postgres. `$1`: the question, `$2`: hits wanted. `{query}` is how it becomes a query, `{rank}` the order.
 const FULL_TEXT: &str = "
@@ -126,7 +128,7 @@ pub(crate) fn run(args: &QualityArgs) -> anyhow::Result<()> {
     if args.tune {
         let [semantic, keyword] = LocalSet::new().block_on(&runtime, async {
             let mut connection = server.connect().await?;
-            let longest = LIST_LENS.into_iter().max().unwrap_or(LIST_LEN_MIN) as u32;
+            let longest = LIST_LENS[LIST_LENS.len() - 1] as u32;
             let semantic = ask_all(&mut connection, args, &questions, "semantic", longest).await?;
             let keyword = ask_all(&mut connection, args, &questions, "keyword", longest).await?;
             anyhow::Ok([semantic, keyword])
@@ -412,7 +414,7 @@ fn grid(questions: &[Question], semantic: &[Vec<Found>], keyword: &[Vec<Found>])
         };
         questions.iter().enumerate().map(ask).collect()
     };
-    let today = gains(LIST_LEN_MIN, &Fusion::default());
+    let today = gains(LIST_LEN, &Fusion::default());
     let mut rows = Vec::new();
     for list_len in LIST_LENS {
         for constant in CONSTANTS {
@@ -438,7 +440,7 @@ fn print_grid(rows: &[Tuned], questions: usize, as_json: bool) -> anyhow::Result
     }
     let Fusion { constant, semantic_weight, keyword_weight } = Fusion::default();
     println!(
-        "{questions} questions (tune); today: lists of {LIST_LEN_MIN}, constant {constant}, weights {semantic_weight}:{keyword_weight}\n"
+        "{questions} questions (tune); today: lists of {LIST_LEN}, constant {constant}, weights {semantic_weight}:{keyword_weight}\n"
     );
     println!("| lists of | constant | weights | nDCG@10 | hit@10 | gain over today |");
     println!("|---|---|---|---|---|---|");

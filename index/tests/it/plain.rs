@@ -135,7 +135,7 @@ impl Plain {
 
         let mut depth = match question.mode {
             _ if question.diversity > 0.0 || question.recency.is_some() => (10 * question.top_k).max(100),
-            Mode::Hybrid => (2 * question.top_k).max(20),
+            Mode::Hybrid => (2 * question.top_k).max(10),
             _ => question.top_k,
         };
         let chosen = loop {
