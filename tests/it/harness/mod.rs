@@ -18,12 +18,12 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc};
 use serde_json::{Value, json};
 use tertulia::{
     accounts::{
-        keys::NewKey,
+        keys::{self, CreatedKey, KeyDraft},
         tenants::{self, Tier},
     },
     app::{App, Stack},
     config::Config,
-    ctx::{Scope, TenantId},
+    ctx::{Ctx, Scope, TenantId},
     store::{self, Store},
 };
 use tokio_postgres::NoTls;
@@ -151,7 +151,7 @@ impl TestApp {
         let store = self.operator_store().await;
         let id = tenants::create(&store, name, Tier::Pro).await.unwrap();
         let key = create_key(&store, id, &Scope::ALL).await;
-        Tenant { id, key_id: key.public_id, client: self.client().with_key(&key.text) }
+        Tenant { id, name: name.to_owned(), key_id: key.row.public_id, client: self.client().with_key(&key.text) }
     }
 
     /// A client with a new key of `tenant` that has only `scopes`.
@@ -168,27 +168,17 @@ impl TestApp {
     }
 }
 
-async fn create_key(store: &Store, tenant_id: TenantId, scopes: &[Scope]) -> NewKey {
-    let key = NewKey::generate().unwrap();
-    let words: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
-    let mut tx = store.service_tx().await.unwrap();
-    let row = store::api_keys::NewApiKey {
-        tenant_id,
-        public_id: &key.public_id,
-        secret_sha256: &key.secret_sha256,
-        name: "test",
-        scopes: &words,
-        expires_at: None,
-    };
-    store::api_keys::insert(&mut tx, &row).await.unwrap();
-    tx.commit().await.unwrap();
-    key
+async fn create_key(store: &Store, tenant_id: TenantId, scopes: &[Scope]) -> CreatedKey {
+    let draft = KeyDraft { name: "test".into(), scopes: scopes.iter().copied().collect(), expires_at: None };
+    keys::create(store, &Ctx::of_operator(tenant_id), &draft).await.unwrap()
 }
 
 /// A tenant and a client with its key.
 pub struct Tenant {
     /// Its id.
     pub id: TenantId,
+    /// Its short name.
+    pub name: String,
     /// The public id of the client's key.
     pub key_id: String,
     /// Speaks with the tenant's key.
