@@ -36,6 +36,11 @@ pub use proxy::Proxy;
 /// Settings of a test by their environment variables, on top of the harness's own.
 pub type Settings = HashMap<&'static str, String>;
 
+/// The password of a test's people.
+pub const PASSWORD: &str = "correct horse battery";
+/// A change has come to every server by then, and not only because what they remember grew old (30 s).
+const SOON: std::time::Duration = std::time::Duration::from_secs(15);
+
 /// A running server with a database of its own.
 pub struct TestApp {
     stack: Option<Stack>,
@@ -220,6 +225,24 @@ impl Tenant {
         reply.json()["id"].as_str().unwrap().to_owned()
     }
 
+    /// Creates a person of that role with [`PASSWORD`]; gives their id.
+    pub async fn user(&self, email: &str, role: &str) -> String {
+        self.created("/v1/users", &json!({ "email": email, "role": role, "password": PASSWORD })).await
+    }
+
+    /// Asks to log somebody in.
+    pub async fn try_log_in(&self, email: &str, password: &str) -> Reply {
+        let draft = json!({ "tenant": self.name, "email": email, "password": password });
+        self.client.without_key().post("/v1/auth/login", &draft).await
+    }
+
+    /// A client with a new login of somebody who has [`PASSWORD`].
+    pub async fn log_in(&self, email: &str) -> Client {
+        let reply = self.try_log_in(email, PASSWORD).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        self.client.with_key(reply.json()["token"].as_str().unwrap())
+    }
+
     /// Starts a session; gives its id.
     pub async fn session(&self, draft: &Value) -> String {
         self.created("/v1/sessions", draft).await
@@ -267,6 +290,14 @@ pub async fn until<T>(what: &str, condition: impl AsyncFn() -> Option<T>) -> T {
         assert!(tokio::time::Instant::now() < give_up, "waited too long until {what}");
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
+}
+
+/// [`until`], within the time in which every server hears of a change.
+pub async fn soon<T>(what: &str, condition: impl AsyncFn() -> Option<T>) -> T {
+    let start = tokio::time::Instant::now();
+    let value = until(what, condition).await;
+    assert!(start.elapsed() < SOON, "it took {:?} until {what}", start.elapsed());
+    value
 }
 
 /// [`until`] for tests without a runtime.
