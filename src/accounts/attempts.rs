@@ -1,10 +1,12 @@
 //! How often somebody may try to log in: per account, whether there is one or not, and per address.
 //!
 //! GCRA: each key has the time at which it would be as if never used, pushed on by each try; one that would push it further
-//! than the burst allows is refused. Bounds: [`KEYS_MAX`] keys; if there are more, those that are closest to unused go.
+//! than the burst allows is refused. Bounds: [`KEYS_MAX`] keys, of which hashes are held and no addresses; if there are more,
+//! those that are closest to unused go.
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
     net::{IpAddr, Ipv6Addr},
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -24,13 +26,13 @@ const PER_ADDRESS: Rate = Rate { burst: 100, each: Duration::from_secs(1) };
 
 /// Whose tries are counted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Key {
+pub(super) enum Key<'a> {
     /// Of whoever has this address in the tenant of this name.
     Account {
         /// As it was sent.
-        tenant: String,
+        tenant: &'a str,
         /// In lower case.
-        email: String,
+        email: &'a str,
     },
     /// Of a person who gives their old password.
     User(UserId),
@@ -48,8 +50,9 @@ struct Rate {
 /// Counts tries in this process.
 #[derive(Default)]
 pub(super) struct Attempts {
-    /// When each key is as if it had never been used.
-    unused_at: Mutex<HashMap<Key, Instant>>,
+    hashes: RandomState,
+    /// When each key, by its hash, is as if it had never been used.
+    unused_at: Mutex<HashMap<u64, Instant>>,
 }
 
 impl Attempts {
@@ -57,8 +60,8 @@ impl Attempts {
     ///
     /// # Errors
     /// How long to wait, if there were too many. It is not counted then.
-    pub(super) fn take(&self, key: Key) -> Result<(), Duration> {
-        let key = key.as_counted();
+    pub(super) fn take(&self, key: Key<'_>) -> Result<(), Duration> {
+        let key = key.counted_as();
         let rate = match key {
             Key::Account { .. } | Key::User(_) => PER_ACCOUNT,
             Key::Address(_) => PER_ADDRESS,
@@ -66,7 +69,8 @@ impl Attempts {
         self.take_at(key, rate, Instant::now(), KEYS_MAX)
     }
 
-    fn take_at(&self, key: Key, rate: Rate, now: Instant, keys_max: usize) -> Result<(), Duration> {
+    fn take_at(&self, key: Key<'_>, rate: Rate, now: Instant, keys_max: usize) -> Result<(), Duration> {
+        let key = self.hashes.hash_one(key);
         let mut unused_at = self.unused_at.lock().unwrap_or_else(PoisonError::into_inner);
         let pushed_on = unused_at.get(&key).map_or(now, |at| (*at).max(now)) + rate.each;
         let furthest = now + rate.each * rate.burst;
@@ -81,9 +85,9 @@ impl Attempts {
     }
 }
 
-impl Key {
+impl Key<'_> {
     /// A site has a whole network of IPv6 (RFC 6177), so its addresses are counted as one.
-    fn as_counted(self) -> Self {
+    fn counted_as(self) -> Self {
         match self {
             Self::Address(IpAddr::V6(address)) => match address.to_ipv4_mapped() {
                 Some(address) => Self::Address(address.into()),
@@ -95,7 +99,7 @@ impl Key {
 }
 
 /// Removes what is as good as unused, and where that is little, the half that is closest to it.
-fn make_room(unused_at: &mut HashMap<Key, Instant>, now: Instant) {
+fn make_room(unused_at: &mut HashMap<u64, Instant>, now: Instant) {
     let before = unused_at.len();
     unused_at.retain(|_, at| *at > now);
     if unused_at.len() > before - before / 8 {
@@ -112,7 +116,7 @@ mod tests {
 
     const RATE: Rate = Rate { burst: 3, each: Duration::from_secs(10) };
 
-    fn address(last: u8) -> Key {
+    fn address(last: u8) -> Key<'static> {
         Key::Address(IpAddr::from([192, 0, 2, last]))
     }
 
@@ -145,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_network_of_ipv6_counts_as_one_place() {
-        let counted = |text: &str| Key::Address(text.parse().unwrap()).as_counted();
+        let counted = |text: &str| Key::Address(text.parse().unwrap()).counted_as();
         assert_eq!(counted("2001:db8:0:1::1"), counted("2001:db8:0:1:ffff::2"));
         assert_ne!(counted("2001:db8:0:1::1"), counted("2001:db8:0:2::1"));
         assert_eq!(counted("::ffff:192.0.2.1"), address(1));

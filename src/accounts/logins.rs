@@ -96,10 +96,12 @@ impl Accounts {
         let Credentials { tenant, email, password, user_agent } = credentials;
         let email = lower(&email);
         self.count_try(Key::Address(arrival.address))?;
-        self.count_try(Key::Account { tenant: tenant.clone(), email: email.clone() })?;
+        self.count_try(Key::Account { tenant: &tenant, email: &email })?;
+        // Before Postgres is asked, so that many logins at once take none of its connections from others.
+        let turn = self.passwords.turn().await?;
         let found = store::users::find_to_log_in(&self.store, &tenant, &email).await?;
         let hash = found.as_ref().and_then(|candidate| candidate.password_hash.clone());
-        let fits = self.passwords.is_of(password, hash).await?;
+        let fits = turn.check(password, hash).await?;
         let user_agent = user_agent.as_deref().map(|text| cut(text, USER_AGENT_BYTES_MAX));
         let made = match &found {
             Some(candidate) if fits => self.make_login(arrival, candidate, user_agent).await?,
@@ -201,11 +203,11 @@ impl Accounts {
         let (user_id, login_id) = login_of(ctx)?;
         self.count_try(Key::User(user_id))?;
         let checked = store::users::find_password(&self.store, ctx.tenant_id, user_id).await?;
-        if !self.passwords.is_of(current, checked.clone()).await? {
+        if !self.passwords.turn().await?.check(current, checked.clone()).await? {
             return Err(Error::invalid_field("current_password", "is not your password"));
         }
         let checked = checked.ok_or(Error::Unauthenticated)?;
-        let hash = self.passwords.hash(new).await?;
+        let hash = self.passwords.turn().await?.hash(new).await?;
         let mut tx = self.store.service_tx().await?;
         if !store::users::change_password(&mut tx, ctx.tenant_id, user_id, &checked, &hash).await? {
             return Err(Error::Conflict { detail: "Your password was changed meanwhile.".into() });
@@ -217,7 +219,7 @@ impl Accounts {
         Ok(())
     }
 
-    fn count_try(&self, key: Key) -> Result<(), Error> {
+    fn count_try(&self, key: Key<'_>) -> Result<(), Error> {
         self.attempts.take(key).map_err(|retry_after| Error::RateLimited { retry_after })
     }
 }

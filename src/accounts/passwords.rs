@@ -1,7 +1,7 @@
 //! Passwords: argon2id with OWASP's parameters, on the compute threads.
 //!
 //! Bounds: at most [`Passwords::new`]'s number of hashes are made at once, so their memory (19 MiB each) and their share of
-//! the threads are bounded; [`WAITING_MAX`] more wait, and what comes past them is told to come again.
+//! the threads are bounded; [`WAITING_MAX`] more wait for a [`Turn`], and what comes past them is told to come again.
 
 use std::{
     sync::{
@@ -15,7 +15,7 @@ use argon2::{
     Algorithm, Argon2, Params, PasswordHasher as _, PasswordVerifier as _, Version, password_hash::phc::PasswordHash,
 };
 use rand::TryRng as _;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{compute::Compute, error::Error};
 
@@ -51,27 +51,11 @@ impl Passwords {
         Self { compute, turns: Arc::new(Semaphore::new(at_once)), waiting: AtomicUsize::new(0) }
     }
 
-    /// What is stored of `password`, in the form of a PHC string.
+    /// Waits for the right to make a hash, or to check one.
     ///
     /// # Errors
     /// `Unavailable` if too many wait.
-    pub(super) async fn hash(&self, password: String) -> Result<String, Error> {
-        self.run(move || make_hash(&password)).await?.map_err(Error::Internal)
-    }
-
-    /// Whether `password` is the one of `hash`. Without a hash it is not, and takes as long.
-    ///
-    /// # Errors
-    /// `Unavailable` if too many wait.
-    pub(super) async fn is_of(&self, password: String, hash: Option<String>) -> Result<bool, Error> {
-        self.run(move || {
-            let fits = fits(&password, hash.as_deref().unwrap_or(NOBODYS));
-            fits && hash.is_some()
-        })
-        .await
-    }
-
-    async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    pub(super) async fn turn(&self) -> Result<Turn<'_>, Error> {
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(Error::Unavailable {
@@ -83,7 +67,40 @@ impl Passwords {
         let waits = Waits(&self.waiting);
         let turn = self.turns.clone().acquire_owned().await.map_err(|error| Error::Internal(error.into()))?;
         drop(waits);
-        self.compute
+        Ok(Turn { compute: &self.compute, turn })
+    }
+}
+
+/// The right to make a hash, or to check one.
+pub(super) struct Turn<'a> {
+    compute: &'a Compute,
+    turn: OwnedSemaphorePermit,
+}
+
+impl Turn<'_> {
+    /// What is stored of `password`, in the form of a PHC string.
+    ///
+    /// # Errors
+    /// `Unavailable` if the compute threads have too much to do.
+    pub(super) async fn hash(self, password: String) -> Result<String, Error> {
+        self.run(move || make_hash(&password)).await?.map_err(Error::Internal)
+    }
+
+    /// Whether `password` is the one of `hash`. Without a hash it is not, and takes as long.
+    ///
+    /// # Errors
+    /// As [`Turn::hash`].
+    pub(super) async fn check(self, password: String, hash: Option<String>) -> Result<bool, Error> {
+        self.run(move || {
+            let fits = fits(&password, hash.as_deref().unwrap_or(NOBODYS));
+            fits && hash.is_some()
+        })
+        .await
+    }
+
+    async fn run<T: Send + 'static>(self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+        let Self { compute, turn } = self;
+        compute
             .run(move || {
                 // The turn ends with the work, also where nobody waits for its result any more.
                 let _turn = turn;
@@ -140,10 +157,12 @@ mod tests {
     #[tokio::test]
     async fn a_password_fits_its_own_hash_alone() {
         let passwords = passwords();
-        let hash = passwords.hash("correct horse battery".into()).await.unwrap();
-        assert_ne!(passwords.hash("correct horse battery".into()).await.unwrap(), hash, "each has a salt of its own");
+        let make = async || passwords.turn().await.unwrap().hash("correct horse battery".into()).await.unwrap();
+        let hash = make().await;
+        assert_ne!(make().await, hash, "each has a salt of its own");
         let fits = async |password: &str, hash: Option<&str>| {
-            passwords.is_of(password.to_owned(), hash.map(str::to_owned)).await.unwrap()
+            let turn = passwords.turn().await.unwrap();
+            turn.check(password.to_owned(), hash.map(str::to_owned)).await.unwrap()
         };
         assert!(fits("correct horse battery", Some(&hash)).await);
         assert!(!fits("correct horse batterz", Some(&hash)).await);
@@ -164,13 +183,13 @@ mod tests {
     async fn checks_past_the_queue_are_told_to_come_again() {
         let passwords = passwords();
         let _taken = passwords.turns.clone().acquire_owned().await.unwrap();
-        let mut waiting: Vec<_> = (0..WAITING_MAX).map(|_| Box::pin(passwords.run(|| ()))).collect();
+        let mut waiting: Vec<_> = (0..WAITING_MAX).map(|_| Box::pin(passwords.turn())).collect();
         for check in &mut waiting {
             assert!(futures_util::poll!(check).is_pending());
         }
-        assert!(matches!(passwords.run(|| ()).await, Err(Error::Unavailable { .. })));
+        assert!(matches!(passwords.turn().await, Err(Error::Unavailable { .. })));
         drop(waiting.pop());
-        let mut one_more = Box::pin(passwords.run(|| ()));
+        let mut one_more = Box::pin(passwords.turn());
         assert!(futures_util::poll!(&mut one_more).is_pending(), "a place was given back");
     }
 

@@ -143,7 +143,7 @@ impl Accounts {
 
     async fn hash_of(&self, password: Option<String>) -> Result<Option<String>, Error> {
         match password {
-            Some(password) => self.passwords.hash(password).await.map(Some),
+            Some(password) => self.passwords.turn().await?.hash(password).await.map(Some),
             None => Ok(None),
         }
     }

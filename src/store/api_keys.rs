@@ -153,14 +153,14 @@ pub async fn lock(tx: &mut TenantTx, id: ApiKeyId) -> Result<Option<ApiKeyRow>, 
 /// [`StoreError::ForeignCursor`] for a cursor of another list.
 pub async fn list(tx: &mut TenantTx, page: &PageRequest) -> Result<Page<ApiKeyRow>, StoreError> {
     let after = page.start.key(|key| match key {
-        Key::ApiKey(created_at, id) => Some((*created_at, *id)),
+        Key::ApiAccess(created_at, id) => Some((*created_at, *id)),
         _ => None,
     })?;
     let (created_at, id) = after.unwrap_or(BEFORE_ALL);
     let rows = tx.query(&LIST, &[&created_at, &id, &page.start.offset(), &page.rows()]).await?;
     let items = rows.iter().map(|row| read(&LIST, row)).collect::<Result<_, _>>()?;
     let total = page.total(tx, &COUNT, &[]).await?;
-    Ok(Page::of(page, items, total, |row| Key::ApiKey(row.created_at, row.id.0)))
+    Ok(Page::of(page, items, total, |row| Key::ApiAccess(row.created_at, row.id.0)))
 }
 
 /// Has a key cease to hold at that time, or earlier if it would anyhow.

@@ -68,7 +68,7 @@ pub(super) enum Key {
     /// Newest first.
     User(OffsetDateTime, Uuid),
     /// Newest first.
-    ApiKey(OffsetDateTime, Uuid),
+    ApiAccess(OffsetDateTime, Uuid),
 }
 
 /// Sorts before every row of a list that is newest first.
@@ -162,7 +162,7 @@ impl Cursor {
             Key::Session(created_at, id) => push_time_and_id(&mut bytes, b's', created_at, id),
             Key::FoundMessage(timestamp, id) => push_time_and_id(&mut bytes, b'f', timestamp, id),
             Key::User(created_at, id) => push_time_and_id(&mut bytes, b'u', created_at, id),
-            Key::ApiKey(created_at, id) => push_time_and_id(&mut bytes, b'k', created_at, id),
+            Key::ApiAccess(created_at, id) => push_time_and_id(&mut bytes, b'k', created_at, id),
             Key::Document(external_id) => {
                 bytes.push(b'd');
                 bytes.extend(external_id.as_bytes());
@@ -202,7 +202,7 @@ impl Cursor {
             b's' => time_and_id(key).map(|(created_at, id)| Key::Session(created_at, id))?,
             b'f' => time_and_id(key).map(|(timestamp, id)| Key::FoundMessage(timestamp, id))?,
             b'u' => time_and_id(key).map(|(created_at, id)| Key::User(created_at, id))?,
-            b'k' => time_and_id(key).map(|(created_at, id)| Key::ApiKey(created_at, id))?,
+            b'k' => time_and_id(key).map(|(created_at, id)| Key::ApiAccess(created_at, id))?,
             b'm' => Key::MessageBefore(seq(key)?),
             b'n' => Key::MessageAfter(seq(key)?),
             b'd' => Key::Document(std::str::from_utf8(key).ok().filter(|id| !id.contains('\0'))?.to_owned()),
@@ -256,7 +256,7 @@ mod tests {
             Key::MessageAfter(u64::MAX >> 1),
             Key::FoundMessage(time, Uuid::now_v7()),
             Key::User(time, Uuid::now_v7()),
-            Key::ApiKey(time, Uuid::now_v7()),
+            Key::ApiAccess(time, Uuid::now_v7()),
         ]
     }
 

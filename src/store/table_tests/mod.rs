@@ -8,6 +8,7 @@ mod hot_queries;
 mod isolation;
 mod lists;
 mod notifications;
+mod people;
 mod schema;
 mod search;
 mod statements;
