@@ -63,12 +63,13 @@ impl Accounts {
     /// The caller that a key's text proves.
     pub(super) async fn check_key(&self, text: &str) -> Result<Caller, Error> {
         let (public_id, secret) = split(text).ok_or(Error::Unauthenticated)?;
+        let secret_sha256: [u8; 32] = Sha256::digest(secret).into();
         let read = async || {
-            let proof = store::api_keys::find_by_public_id(&self.store, public_id, TOUCHED_WITHIN).await?;
-            Ok(proof.map(Known::from))
+            let found =
+                store::api_keys::find_by_public_id(&self.store, public_id, &secret_sha256, TOUCHED_WITHIN).await?;
+            Ok(found.map(Known::from))
         };
         let known = self.keys.find(&public_id.to_owned(), read).await.map_err(unchecked)?;
-        let secret_sha256: [u8; 32] = Sha256::digest(secret).into();
         // An unknown public id is compared too, so that its answer takes as long as that for a wrong secret.
         let stored = known.as_ref().map_or(&[0; 32], |known| &known.secret_sha256);
         let secret_fits = bool::from(stored.ct_eq(&secret_sha256));

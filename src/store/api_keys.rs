@@ -45,7 +45,7 @@ const REVOKE: Statement =
 const FIND_BY_PUBLIC_ID: Statement = Statement {
     name: "api_keys/find_by_public_id",
     sql: include_str!("sql/api_keys/find_by_public_id.sql"),
-    types: &[Type::TEXT, Type::FLOAT8],
+    types: &[Type::TEXT, Type::BYTEA, Type::FLOAT8],
 };
 const FIND_ID: Statement =
     Statement { name: "api_keys/find_id", sql: include_str!("sql/api_keys/find_id.sql"), types: &[Type::TEXT] };
@@ -180,18 +180,20 @@ pub async fn revoke(tx: &mut TenantTx, id: ApiKeyId) -> Result<bool, StoreError>
     Ok(tx.execute(&REVOKE, &[&id.0]).await? > 0)
 }
 
-/// The key of that public id, unless it was revoked. Notes that it was used if that was last noted longer ago than
-/// `touched_within`.
+/// The key of that public id, unless it was revoked. Notes that it was used if `secret_sha256` is its secret's and that was
+/// last noted longer ago than `touched_within`.
 ///
 /// # Errors
 /// If Postgres is away.
 pub async fn find_by_public_id(
     store: &Store,
     public_id: &str,
+    secret_sha256: &[u8; 32],
     touched_within: Duration,
 ) -> Result<Option<KeyProof>, StoreError> {
     let mut tx = store.service_tx().await?;
-    let Some(row) = tx.query_opt(&FIND_BY_PUBLIC_ID, &[&public_id, &touched_within.as_secs_f64()]).await? else {
+    let (secret, touched_within): (&[u8], _) = (secret_sha256, touched_within.as_secs_f64());
+    let Some(row) = tx.query_opt(&FIND_BY_PUBLIC_ID, &[&public_id, &secret, &touched_within]).await? else {
         tx.commit().await?;
         return Ok(None);
     };

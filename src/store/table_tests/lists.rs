@@ -127,9 +127,16 @@ async fn tenants_and_keys_are_found_by_their_names() {
     assert_eq!(api_keys::list(&mut tx, &offset(9, 0)).await.unwrap().total, Some(2));
     tx.commit().await.unwrap();
 
-    let find = async |public_id| {
-        api_keys::find_by_public_id(&db.store, public_id, std::time::Duration::from_secs(60)).await.unwrap()
+    let find_with = async |public_id, secret| {
+        let minute = std::time::Duration::from_secs(60);
+        api_keys::find_by_public_id(&db.store, public_id, secret, minute).await.unwrap()
     };
+    let find = async |public_id| find_with(public_id, &[9; 32]).await;
+    let wrong = find_with("bb", &[8; 32]).await.unwrap();
+    let mut tx = db.tx(&ctx).await;
+    let unused = api_keys::find(&mut tx, wrong.id).await.unwrap().unwrap().last_used_at;
+    assert_eq!(unused, None, "somebody had its public id only");
+    tx.commit().await.unwrap();
     let found = find("bb").await.unwrap();
     assert_eq!(
         (found.tenant_id, found.secret_sha256, found.scopes),
