@@ -51,7 +51,7 @@ pub struct KeyDraft {
 }
 
 /// A key that was just created: the only time that its text is shown.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct CreatedKey {
     /// As Postgres has it.
     pub row: ApiKeyRow,

@@ -53,7 +53,7 @@ pub struct Credentials {
 }
 
 /// A login that was just made: the only time that its token is shown.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct NewToken {
     /// `tl_<secret>`.
     pub text: String,
