@@ -49,7 +49,7 @@ pub struct App {
     pub config: Config,
     /// Counters and histograms, and their exposition.
     pub metrics: Metrics,
-    /// Who is asking.
+    /// Who is asking; people and API keys.
     pub accounts: Arc<Accounts>,
     /// Widgets, meetings, sessions and messages.
     pub chat: Chat,
@@ -178,7 +178,8 @@ impl Stack {
             tasks.clone(),
             config.retrieval.clone(),
         );
-        let accounts = Arc::new(Accounts::new(store.clone()));
+        let accounts =
+            Arc::new(Accounts::new(store.clone(), compute.clone(), cores(), &config.accounts, tasks.clone()));
         let builder = Builder::new(store.clone(), encoders.clone(), loaded.clone(), tasks.clone());
         let knowledge = Knowledge::new(
             store.clone(),
@@ -263,7 +264,9 @@ async fn follow_notifications(store: Arc<Store>, sync: Arc<Sync>, accounts: Arc<
                     Notification::Knowledge { tenant_id, knowledge_base_id, version } => {
                         sync.heard(BaseKey { tenant_id, knowledge_base_id }, version);
                     }
-                    Notification::ApiKey { public_id } => accounts.forget(&public_id).await,
+                    Notification::ApiKey { public_id } => accounts.forget_key(&public_id).await,
+                    Notification::Login { token_sha256 } => accounts.forget_login(&token_sha256).await,
+                    Notification::Tenant { tenant_id } => accounts.forget_tenant(tenant_id),
                 }
             }
         };

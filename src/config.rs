@@ -6,18 +6,24 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
 
+use ipnet::IpNet;
 use tertulia_index::VectorSearch;
 
 /// Prefix of every environment variable but `DATABASE_URL`.
 const ENV_PREFIX: &str = "TERTULIA_";
 /// Variables with that prefix that are no settings: flags of the command line have them.
 pub const FLAG_VARIABLES: [&str; 3] = ["TERTULIA_CONFIG", "TERTULIA_URL", "TERTULIA_KEY"];
+
+/// What `accounts.login_ttl` may be: longer than logins are remembered without asking Postgres, and no longer than one
+/// lasts that is used.
+const LOGIN_TTL: RangeInclusive<Duration> = Duration::from_secs(5 * 60)..=Duration::from_secs(30 * 86_400);
 
 /// The name of the encoder of `retrieval.weights_dir`.
 pub const STATIC_ENCODER: &str = "static";
@@ -35,6 +41,8 @@ pub struct Config {
     pub encoder: EncoderConfig,
     /// The service that ranks hits anew, if there is one.
     pub rerank: RerankConfig,
+    /// How people log in.
+    pub accounts: AccountsConfig,
     /// How to log.
     pub log: LogConfig,
 }
@@ -76,6 +84,8 @@ pub struct ServerConfig {
     pub compress_bytes_min: usize,
     /// Time that requests under way get to finish when the server stops.
     pub drain_timeout: Duration,
+    /// Proxies that are believed when they say for whom they ask.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// `database.*`
@@ -179,6 +189,13 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// `accounts.*`
+#[derive(Debug, Clone)]
+pub struct AccountsConfig {
+    /// How long a login lasts that is not used.
+    pub login_ttl: Duration,
+}
+
 /// `log.*`
 #[derive(Debug, Clone)]
 pub struct LogConfig {
@@ -241,6 +258,7 @@ pub const KNOBS: &[Knob] = &[
     Knob { name: "server.write_timeout", default: "30s", meaning: "time without progress after which a client that does not read is cut off", set: |c, v| put_duration(&mut c.server.write_timeout, v) },
     Knob { name: "server.compress_bytes_min", default: "1024", meaning: "answers from this size up are compressed, in bytes", set: |c, v| put_in(&mut c.server.compress_bytes_min, v, 0, 1 << 30) },
     Knob { name: "server.drain_timeout", default: "20s", meaning: "time that requests under way get when the server stops", set: |c, v| put_duration(&mut c.server.drain_timeout, v) },
+    Knob { name: "server.trusted_proxies", default: "", meaning: "addresses and networks of the proxies in front, separated by commas, such as `10.0.0.0/8,::1`: from them `X-Forwarded-For` is believed", set: |c, v| put_networks(&mut c.server.trusted_proxies, v) },
     Knob { name: "database.url", default: "", meaning: "Postgres URL of the application role; none: a private Postgres in the data directory", set: |c, v| put_optional(&mut c.database.url, v) },
     Knob { name: "database.service_url", default: "", meaning: "Postgres URL of the service role; needed with `database.url`", set: |c, v| put_optional(&mut c.database.service_url, v) },
     Knob { name: "database.direct_url", default: "", meaning: "Postgres URL of the owner, not through a pooler: migrations and upkeep; none: the schema's version is only checked", set: |c, v| put_optional(&mut c.database.direct_url, v) },
@@ -276,6 +294,7 @@ pub const KNOBS: &[Knob] = &[
     Knob { name: "rerank.api_key_file", default: "", meaning: "file that has the key, instead of `rerank.api_key`", set: |c, v| put_optional_path(&mut c.rerank.api_key_file, v) },
     Knob { name: "rerank.candidates", default: "50", meaning: "how many of the best hits the service is given, unless more are wanted", set: |c, v| put_in(&mut c.rerank.candidates, v, 1, 1_000) },
     Knob { name: "rerank.timeout", default: "500ms", meaning: "longest that a search waits for the service; past it hits come in the order of the search", set: |c, v| put_duration(&mut c.rerank.timeout, v) },
+    Knob { name: "accounts.login_ttl", default: "12h", meaning: "how long a login lasts that is not used, from 5m to 720h; one that is used lasts at most 30 days", set: |c, v| put_duration_in(&mut c.accounts.login_ttl, v, LOGIN_TTL) },
     Knob { name: "log.filter", default: "info,refinery_core=warn,tokio_postgres=warn", meaning: "what to log, such as `info` or `tertulia=debug,info`", set: |c, v| put_filter(&mut c.log.filter, v) },
     Knob { name: "log.format", default: "auto", meaning: "`auto` (readable on a terminal, else JSON), `json` or `text`", set: |c, v| put_format(&mut c.log.format, v) },
 ];
@@ -386,6 +405,7 @@ fn blank() -> Config {
             write_timeout: Duration::ZERO,
             compress_bytes_min: 0,
             drain_timeout: Duration::ZERO,
+            trusted_proxies: Vec::new(),
         },
         database: DatabaseConfig {
             url: None,
@@ -430,6 +450,7 @@ fn blank() -> Config {
             candidates: 0,
             timeout: Duration::ZERO,
         },
+        accounts: AccountsConfig { login_ttl: Duration::ZERO },
         log: LogConfig { filter: String::new(), format: LogFormat::Auto },
     }
 }
@@ -617,6 +638,24 @@ fn put_duration(slot: &mut Duration, value: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn put_duration_in(slot: &mut Duration, value: &str, range: RangeInclusive<Duration>) -> Result<(), String> {
+    let mut duration = Duration::ZERO;
+    put_duration(&mut duration, value)?;
+    if !range.contains(&duration) {
+        return Err(format!("a time from {:?} to {:?}", range.start(), range.end()));
+    }
+    *slot = duration;
+    Ok(())
+}
+
+fn put_networks(slot: &mut Vec<IpNet>, value: &str) -> Result<(), String> {
+    let network = |text: &str| text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    let texts = value.split(',').map(str::trim).filter(|text| !text.is_empty());
+    let networks: Option<_> = texts.map(network).collect();
+    *slot = networks.ok_or("addresses and networks separated by commas, such as 10.0.0.0/8,::1")?;
+    Ok(())
+}
+
 fn put_filter(slot: &mut String, value: &str) -> Result<(), String> {
     value
         .parse::<tracing_subscriber::EnvFilter>()
@@ -717,6 +756,26 @@ mod tests {
     fn a_bad_url_is_not_printed_with_its_password() {
         let told = load(&[("DATABASE_URL", "mysql://u:secret@h/d")], None).unwrap_err().to_string();
         assert!(told.contains("database.url") && !told.contains("secret"), "{told}");
+    }
+
+    #[test]
+    fn proxies_are_addresses_and_networks() {
+        let proxies = |text: &str| {
+            load(&[("TERTULIA_SERVER_TRUSTED_PROXIES", text)], None).map(|config| config.server.trusted_proxies)
+        };
+        assert_eq!(proxies("").unwrap(), []);
+        let networks: Vec<IpNet> = ["10.0.0.0/8", "::1/128", "192.0.2.1/32"].map(|it| it.parse().unwrap()).into();
+        assert_eq!(proxies("10.0.0.0/8, ::1,192.0.2.1").unwrap(), networks);
+        for bad in ["proxy.example.com", "10.0.0.0/33", "10.0.0.1;10.0.0.2", "*"] {
+            assert!(proxies(bad).unwrap_err().to_string().contains("server.trusted_proxies"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_login_lasts_for_some_minutes_at_least() {
+        for (value, is_good) in [("5m", true), ("720h", true), ("299s", false), ("721h", false), ("0s", false)] {
+            assert_eq!(load(&[("TERTULIA_ACCOUNTS_LOGIN_TTL", value)], None).is_ok(), is_good, "{value}");
+        }
     }
 
     #[test]

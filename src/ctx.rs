@@ -3,7 +3,7 @@
 //! Invariant: code that touches a tenant's rows or index takes a [`Ctx`] (or a type made from one), so there is no
 //! way to reach them without having said whose they are.
 
-use std::fmt;
+use std::{fmt, net::IpAddr, time::Duration};
 
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -44,6 +44,10 @@ ids! {
     DocumentId,
     /// An API key's row.
     ApiKeyId,
+    /// A person of a tenant.
+    UserId,
+    /// A person's login: one device, say.
+    LoginId,
     /// A place on a tenant's site where visitors start sessions.
     WidgetId,
     /// A meeting, of which a session may be the conversation.
@@ -56,7 +60,7 @@ ids! {
     MessageId,
 }
 
-/// What an API key may do. A key has any set of them.
+/// What somebody may do. An API key has any set of them, a person those of their role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// Search and read knowledge.
@@ -75,11 +79,19 @@ pub enum Scope {
     SessionsRead,
     /// Create, change, end and delete sessions, and post, edit and delete messages.
     SessionsWrite,
+    /// Read who the tenant's people are.
+    UsersRead,
+    /// Create, change and delete people, as far as their roles may no more than oneself.
+    UsersWrite,
+    /// Read which API keys there are.
+    KeysRead,
+    /// Create, rotate and revoke API keys, as far as they may no more than oneself.
+    KeysWrite,
 }
 
 impl Scope {
     /// Every scope there is, in the order that help texts list them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::KnowledgeRead,
         Self::KnowledgeWrite,
         Self::WidgetsRead,
@@ -88,6 +100,10 @@ impl Scope {
         Self::MeetingsWrite,
         Self::SessionsRead,
         Self::SessionsWrite,
+        Self::UsersRead,
+        Self::UsersWrite,
+        Self::KeysRead,
+        Self::KeysWrite,
     ];
 
     /// The word for it in SQL, JSON and on the command line.
@@ -101,6 +117,10 @@ impl Scope {
             Self::MeetingsWrite => "meetings:write",
             Self::SessionsRead => "sessions:read",
             Self::SessionsWrite => "sessions:write",
+            Self::UsersRead => "users:read",
+            Self::UsersWrite => "users:write",
+            Self::KeysRead => "keys:read",
+            Self::KeysWrite => "keys:write",
         }
     }
 
@@ -110,17 +130,107 @@ impl Scope {
     }
 }
 
+/// A set of scopes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Scopes(u32);
+
+impl Scopes {
+    /// Every scope there is.
+    pub fn all() -> Self {
+        Scope::ALL.into_iter().collect()
+    }
+
+    /// Those that `words` stand for. A word that no scope has gives no right, so it is passed over.
+    pub fn of_words(words: &[String]) -> Self {
+        words.iter().filter_map(|word| Scope::parse(word)).collect()
+    }
+
+    /// Whether `scope` is among them.
+    pub fn has(self, scope: Scope) -> bool {
+        self.0 & (1 << scope as u32) != 0
+    }
+
+    /// Those that are not in `other`.
+    pub fn beyond(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The word for each, in the order of [`Scope::ALL`].
+    pub fn words(self) -> Vec<&'static str> {
+        Scope::ALL.into_iter().filter(|scope| self.has(*scope)).map(Scope::as_str).collect()
+    }
+}
+
+impl FromIterator<Scope> for Scopes {
+    fn from_iter<I: IntoIterator<Item = Scope>>(scopes: I) -> Self {
+        Self(scopes.into_iter().fold(0, |bits, scope| bits | 1 << scope as u32))
+    }
+}
+
+/// Who does something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Actor {
+    /// A program with an API key.
+    ApiKey(ApiKeyId),
+    /// A person, by a login of theirs.
+    User(UserId, LoginId),
+    /// Somebody at the command line, who needs no key.
+    Operator,
+}
+
+impl Actor {
+    /// The person, if it is one.
+    pub fn user_id(self) -> Option<UserId> {
+        match self {
+            Self::User(user_id, _) => Some(user_id),
+            Self::ApiKey(_) | Self::Operator => None,
+        }
+    }
+}
+
 /// One request's surroundings.
 #[derive(Debug, Clone)]
 pub struct Ctx {
     /// Whose data this request may touch.
     pub tenant_id: TenantId,
-    /// The key that asked.
-    pub api_key_id: ApiKeyId,
+    /// Who asked.
+    pub actor: Actor,
+    /// What they may do.
+    pub scopes: Scopes,
+    /// Where they are, if they are elsewhere.
+    pub address: Option<IpAddr>,
     /// Given back in `X-Request-Id` and every error.
     pub request_id: RequestId,
     /// When the answer is of no more use.
     pub deadline: Instant,
+}
+
+impl Ctx {
+    /// For what an operator does with a tenant's data, which takes no longer than a minute.
+    pub fn of_operator(tenant_id: TenantId) -> Self {
+        Self {
+            tenant_id,
+            actor: Actor::Operator,
+            scopes: Scopes::all(),
+            address: None,
+            request_id: RequestId::accept_or_new(None),
+            deadline: Instant::now() + Duration::from_secs(60),
+        }
+    }
+}
+
+/// The surroundings of a request of somebody who is not known yet.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// Where they are.
+    pub address: IpAddr,
+    /// Given back in `X-Request-Id` and every error.
+    pub request_id: RequestId,
 }
 
 /// Names one request in answers and logs: the client's own `X-Request-Id` where it fits, else a UUIDv7.
@@ -172,5 +282,17 @@ mod tests {
             assert_eq!(Scope::parse(scope.as_str()), Some(scope));
         }
         assert_eq!(Scope::parse("knowledge:*"), None);
+    }
+
+    #[test]
+    fn sets_of_scopes_compare_as_sets() {
+        let some: Scopes = [Scope::KeysWrite, Scope::KnowledgeRead].into_iter().collect();
+        assert_eq!(Scopes::of_words(&["keys:write".into(), "all:all".into(), "knowledge:read".into()]), some);
+        assert!(some.has(Scope::KeysWrite) && !some.has(Scope::KeysRead));
+        assert!(some.beyond(Scopes::all()).is_empty() && !Scopes::all().beyond(some).is_empty());
+        assert_eq!(Scopes::all().beyond(some).words().len(), Scope::ALL.len() - 2);
+        assert_eq!(some.words(), ["knowledge:read", "keys:write"]);
+        assert_eq!(Scopes::all().words().len(), Scope::ALL.len());
+        assert!(Scopes::default().is_empty());
     }
 }

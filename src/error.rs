@@ -53,6 +53,8 @@ pub enum Error {
     },
     /// No credentials, or none that hold.
     Unauthenticated,
+    /// What somebody wanted to log in with is not right. Which part of it is not told.
+    BadCredentials,
     /// The caller is known and may not do this.
     Forbidden {
         /// The scope or role that is missing.
@@ -110,6 +112,7 @@ impl Error {
             Self::NotAcceptable               => p(406, "not_acceptable",         "Not acceptable"),
             Self::Conflict { .. }             => p(409, "conflict",               "Conflict"),
             Self::Unauthenticated             => p(401, "unauthenticated",        "Unauthenticated"),
+            Self::BadCredentials              => p(401, "bad_credentials",        "Wrong credentials"),
             Self::Forbidden { .. }            => p(403, "forbidden",              "Forbidden"),
             Self::TooLarge { .. }             => p(413, "too_large",              "Content too large"),
             Self::RequestTimeout              => p(408, "request_timeout",        "Request timeout"),
@@ -135,9 +138,11 @@ impl Error {
                 "`Accept-Encoding` refuses the plain form and names none of br, gzip and deflate.".into()
             }
             Self::Unauthenticated => {
-                "Send an API key as `Authorization: Bearer tt_…`; this one is missing, unknown, expired or revoked."
+                "Send an API key or the token of a login as `Authorization: Bearer …`; this one is missing, unknown, \
+                 expired or revoked."
                     .into()
             }
+            Self::BadCredentials => "The tenant, the address or the password is not right.".into(),
             Self::TooLarge { limit_bytes } => format!("The body may have at most {limit_bytes} bytes, inflated."),
             Self::RequestTimeout => "The request did not arrive in time; send it again, faster.".into(),
             Self::RateLimited { .. } => "Too many requests; wait as `Retry-After` says.".into(),

@@ -16,6 +16,11 @@ pub fn bytes(metadata: &Map<String, Value>) -> usize {
     serde_json::to_string(metadata).map_or(usize::MAX, |text| text.len())
 }
 
+/// Metadata that is stored as text.
+pub fn value(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or(Value::Null)
+}
+
 /// Refuses metadata, or a patch of it, that are too large or that Postgres would refuse.
 ///
 /// # Errors

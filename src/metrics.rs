@@ -85,6 +85,11 @@ struct SourceLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PoolLabels {
     pool: &'static str,
 }
@@ -102,6 +107,7 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Histogram, Buckets>,
     searches: Family<SourceLabels, Histogram, Buckets>,
+    logins: Family<OutcomeLabels, Counter>,
     connections: Count,
     connections_accepted: Counter,
     connections_refused: Counter,
@@ -126,6 +132,7 @@ impl Metrics {
         let metrics = Self {
             requests: Family::new_with_constructor(Buckets),
             searches: Family::new_with_constructor(Buckets),
+            logins: Family::default(),
             connections: Count::default(),
             connections_accepted: Counter::default(),
             connections_refused: Counter::default(),
@@ -152,6 +159,7 @@ impl Metrics {
         r.register_with_unit("database_query_duration", "Time of a statement, with its round trip", seconds(), queries);
         let help = "Time of a search from the parsed request to the ranked hits";
         r.register_with_unit("search_duration", help, seconds(), m.searches.clone());
+        r.register("logins", "Tries to log in, by what came of them", m.logins.clone());
         r.register("http_connections", "Open connections", m.connections.clone());
         // The exposition puts `_total` behind a counter's name.
         r.register("http_connections_accepted", "Connections accepted", m.connections_accepted.clone());
@@ -185,6 +193,12 @@ impl Metrics {
     /// Notes a search that was answered. `source`: `memory` or `postgres`.
     pub fn observe_search(&self, source: &'static str, took: Duration) {
         self.searches.get_or_create(&SourceLabels { source }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a try to log in. `outcome`: `success`, `refused` for wrong credentials, `limited` for too many, `failed` for what
+    /// is not the client's doing.
+    pub fn observe_login(&self, outcome: &'static str) {
+        self.logins.get_or_create(&OutcomeLabels { outcome }).inc();
     }
 
     /// Everything as OpenMetrics text, with `gauges` as they are now.
@@ -231,6 +245,7 @@ mod tests {
         queries.get_or_create(&QueryLabels { query_type: "documents/list" }).observe(0.003);
         metrics.observe_request("GET", "/v1/knowledge-bases", 200, Duration::from_millis(2));
         metrics.observe_search("memory", Duration::from_micros(90));
+        metrics.observe_login("refused");
         let text = metrics.render(&Gauges {
             connections: 1,
             connections_accepted: 12,
@@ -250,6 +265,7 @@ mod tests {
             r#"http_request_duration_seconds_count{method="GET",route="/v1/knowledge-bases",status_code="200"} 1"#,
             r#"database_query_duration_seconds_count{query_type="documents/list"} 1"#,
             r#"search_duration_seconds_bucket{le="0.0001",source="memory"} 1"#,
+            r#"logins_total{outcome="refused"} 1"#,
             "http_connections 1",
             "http_connections_accepted_total 12",
             "http_connections_refused_total 3",

@@ -1,104 +1,75 @@
-//! API keys: `tt_<public id>_<secret>`. The public id finds the row, the secret's SHA-256 proves it.
-//!
-//! What was looked up is kept for [`FRESH_FOR`]; a change in Postgres drops it at once by NOTIFY (see
-//! [`Accounts::forget`]). While Postgres is away a key that was good within [`STALE_FOR`] stays good: nobody can revoke
-//! one then either, and searches on loaded knowledge bases go on.
+//! API keys: `tt_<public id>_<secret>`. The public id finds the row, the secret's SHA-256 proves it. A key has any set of
+//! scopes, and is replaced by another that holds beside it for a time.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
-use moka::future::Cache;
+use rand::TryRng as _;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use time::OffsetDateTime;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
+use super::{Accounts, ApiKeyRow, Caller, Page, PageRequest, check_grant, unchecked};
 use crate::{
-    ctx::{ApiKeyId, Scope, TenantId},
+    ctx::{Actor, ApiKeyId, Ctx, Scope, Scopes},
     error::Error,
-    store::{self, Store, StoreError},
+    store::{
+        self, Store,
+        api_keys::{KeyProof, NewApiKey},
+        audit_log::{self, Change},
+    },
 };
 
-/// How long a looked-up key is used without asking Postgres again.
-const FRESH_FOR: Duration = Duration::from_secs(30);
-/// How long a key that was good goes on while Postgres is away.
-const STALE_FOR: Duration = Duration::from_secs(3_600);
-/// Keys held at most, known and unknown ones together; the least used are let go.
-const CACHED_MAX: u64 = 100_000;
+/// Longest name of a key, in characters.
+pub const NAME_CHARS_MAX: usize = 200;
+/// Longest that a key which was replaced holds on.
+pub const OVERLAP_MAX: Duration = Duration::from_secs(30 * 86_400);
 
+/// That a key was used is noted if that was last noted longer ago.
+const TOUCHED_WITHIN: Duration = Duration::from_secs(30 * 60);
 const PREFIX: &str = "tt_";
 const PUBLIC_ID_BYTES: usize = 8;
 const SECRET_BYTES: usize = 24;
 
-/// Who asks, once a key proved it.
-#[derive(Debug, Clone, Copy)]
-pub struct Caller {
-    /// The tenant whose data the key opens.
-    pub tenant_id: TenantId,
-    /// The key.
-    pub api_key_id: ApiKeyId,
-    scopes: [bool; Scope::ALL.len()],
-}
-
-impl Caller {
-    /// Whether the key has `scope`.
-    pub fn may(&self, scope: Scope) -> bool {
-        Scope::ALL.iter().position(|known| *known == scope).is_some_and(|at| self.scopes[at])
-    }
-}
-
-/// A key as Postgres has it, or the knowledge that there is none.
+/// A key as Postgres has it.
 #[derive(Debug, Clone)]
-struct Known {
+pub(super) struct Known {
+    pub(super) caller: Caller,
     secret_sha256: [u8; 32],
-    caller: Caller,
     expires_at: Option<OffsetDateTime>,
 }
 
-/// Checks keys. One for the whole server, shared by all shards.
-pub struct Accounts {
-    store: Arc<Store>,
-    cached: Cached,
+/// A key to create.
+#[derive(Debug, Clone)]
+pub struct KeyDraft {
+    /// What it is for, up to 200 characters.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Scopes,
+    /// When it ceases to hold; none means never.
+    pub expires_at: Option<OffsetDateTime>,
 }
 
-/// What is known of keys, for a time.
-struct Cached {
-    fresh: Cache<String, Option<Known>>,
-    stale: Cache<String, Known>,
-    /// How often a change was told.
-    changes: AtomicU64,
+/// A key that was just created: the only time that its text is shown.
+#[derive(Clone)]
+pub struct CreatedKey {
+    /// As Postgres has it.
+    pub row: ApiKeyRow,
+    /// `tt_<public id>_<secret>`.
+    pub text: String,
 }
 
 impl Accounts {
-    /// With nothing cached yet.
-    pub fn new(store: Arc<Store>) -> Self {
-        Self { store, cached: Cached::new() }
-    }
-
-    /// The caller that `authorization` (the header's value) proves.
-    ///
-    /// # Errors
-    /// `Unauthenticated` if there is no key, or it is malformed, unknown, expired or revoked: all the same answer.
-    /// `Unavailable` if Postgres is away and the key was not seen lately.
-    pub async fn authenticate(&self, authorization: Option<&str>) -> Result<Caller, Error> {
-        let (public_id, secret) = authorization
-            .and_then(|value| value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer ")))
-            .and_then(|token| split(token.trim()))
-            .ok_or(Error::Unauthenticated)?;
-        let read = async || {
-            let row = store::api_keys::find_by_public_id(&self.store, public_id).await?;
-            Ok(row.map(Known::from))
-        };
-        let known = self
-            .cached
-            .find(public_id, read)
-            .await
-            .map_err(|error| Error::unavailable("Keys cannot be checked right now.", anyhow::anyhow!(error)))?;
+    /// The caller that a key's text proves.
+    pub(super) async fn check_key(&self, text: &str) -> Result<Caller, Error> {
+        let (public_id, secret) = split(text).ok_or(Error::Unauthenticated)?;
         let secret_sha256: [u8; 32] = Sha256::digest(secret).into();
+        let read = async || {
+            let found =
+                store::api_keys::find_by_public_id(&self.store, public_id, &secret_sha256, TOUCHED_WITHIN).await?;
+            Ok(found.map(Known::from))
+        };
+        let known = self.keys.find(&public_id.to_owned(), read).await.map_err(unchecked)?;
         // An unknown public id is compared too, so that its answer takes as long as that for a wrong secret.
         let stored = known.as_ref().map_or(&[0; 32], |known| &known.secret_sha256);
         let secret_fits = bool::from(stored.ct_eq(&secret_sha256));
@@ -110,112 +81,186 @@ impl Accounts {
         }
     }
 
-    /// Drops what is known of a key, because its row changed.
-    pub async fn forget(&self, public_id: &str) {
-        self.cached.forget(public_id).await;
+    /// Creates a key.
+    ///
+    /// # Errors
+    /// `Forbidden` if it would have a scope that whoever asks lacks.
+    pub async fn create_key(&self, ctx: &Ctx, draft: &KeyDraft) -> Result<CreatedKey, Error> {
+        create(&self.store, ctx, draft).await
     }
 
-    /// Asks Postgres again for every key, because changes may have been missed.
-    pub fn recheck_all(&self) {
-        self.cached.recheck_all();
+    /// A page of the tenant's keys, newest first, those too that hold no more.
+    ///
+    /// # Errors
+    /// `Invalid` for a cursor of another list.
+    pub async fn list_keys(&self, ctx: &Ctx, page: &PageRequest) -> Result<Page<ApiKeyRow>, Error> {
+        list(&self.store, ctx, page).await
     }
-}
 
-impl Cached {
-    fn new() -> Self {
-        Self {
-            fresh: Cache::builder().max_capacity(CACHED_MAX).time_to_live(FRESH_FOR).build(),
-            stale: Cache::builder().max_capacity(CACHED_MAX).time_to_live(STALE_FOR).build(),
-            changes: AtomicU64::new(0),
+    /// One key.
+    ///
+    /// # Errors
+    /// `NotFound` if the tenant has none of that id.
+    pub async fn find_key(&self, ctx: &Ctx, id: ApiKeyId) -> Result<ApiKeyRow, Error> {
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        let row = store::api_keys::find(&mut tx, id).await?.ok_or(Error::NotFound { what: "API key" })?;
+        tx.commit().await?;
+        Ok(row)
+    }
+
+    /// Replaces a key by one that may do the same, under the same name. The old one holds for `overlap` more, which is no
+    /// longer than [`OVERLAP_MAX`]. The new one expires at `expires_at`; if that is none, it lasts as long as the old one did
+    /// when it was new.
+    ///
+    /// # Errors
+    /// `NotFound` if the tenant has none of that id; `Conflict` if it holds no more or was replaced before; `Forbidden` if it
+    /// has a scope that whoever asks lacks.
+    pub async fn rotate_key(
+        &self,
+        ctx: &Ctx,
+        id: ApiKeyId,
+        overlap: Duration,
+        expires_at: Option<OffsetDateTime>,
+    ) -> Result<CreatedKey, Error> {
+        let now = OffsetDateTime::now_utc();
+        let key = NewKey::generate()?;
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        let old = store::api_keys::lock(&mut tx, id).await?.ok_or(Error::NotFound { what: "API key" })?;
+        check_grant_of(ctx, &old.scopes)?;
+        if old.revoked_at.is_some() || old.expires_at.is_some_and(|at| at <= now) {
+            return Err(Error::Conflict { detail: "The key holds no more; create another one.".into() });
         }
-    }
-
-    async fn forget(&self, public_id: &str) {
-        self.changes.fetch_add(1, Ordering::SeqCst);
-        self.drop_known(public_id).await;
-    }
-
-    fn recheck_all(&self) {
-        self.changes.fetch_add(1, Ordering::SeqCst);
-        self.fresh.invalidate_all();
-    }
-
-    async fn drop_known(&self, public_id: &str) {
-        self.fresh.invalidate(public_id).await;
-        self.stale.invalidate(public_id).await;
-    }
-
-    /// What is known, else what `read` gives: one call for any number of requests that miss at once (moka hands the lead
-    /// on if its request is dropped).
-    async fn find<R>(&self, public_id: &str, read: impl Fn() -> R) -> Result<Option<Known>, Arc<StoreError>>
-    where
-        R: Future<Output = Result<Option<Known>, StoreError>>,
-    {
-        if let Some(known) = self.fresh.get(public_id).await {
-            return Ok(known);
-        }
-        loop {
-            let changes = self.changes.load(Ordering::SeqCst);
-            let known = self.fresh.try_get_with_by_ref(public_id, self.read(public_id, &read)).await?;
-            if self.changes.load(Ordering::SeqCst) == changes {
-                return Ok(known);
-            }
-            // A change that was told while Postgres was read may be this key's, and newer than what was read.
-            self.drop_known(public_id).await;
-        }
-    }
-
-    async fn read<R>(&self, public_id: &str, read: impl Fn() -> R) -> Result<Option<Known>, StoreError>
-    where
-        R: Future<Output = Result<Option<Known>, StoreError>>,
-    {
-        match read().await {
-            Ok(known) => {
-                match &known {
-                    Some(known) => self.stale.insert(public_id.to_owned(), known.clone()).await,
-                    None => self.stale.invalidate(public_id).await,
+        let expires_at = expires_at.or_else(|| old.expires_at.map(|at| now + (at - old.created_at)));
+        let row = store::api_keys::replace(&mut tx, id, &key.public_id, &key.secret_sha256, expires_at)
+            .await
+            .map_err(|error| match error.is_unique_violation() {
+                true => {
+                    Error::Conflict { detail: "The key was rotated before; rotate the one that replaced it.".into() }
                 }
-                Ok(known)
-            }
-            Err(error) => match self.stale.get(public_id).await {
-                Some(known) => Ok(Some(known)),
-                None => Err(error),
-            },
-        }
+                false => error.into(),
+            })?
+            .ok_or(Error::NotFound { what: "API key" })?;
+        store::api_keys::expire(&mut tx, id, now + overlap.min(OVERLAP_MAX)).await?;
+        let change = Change::between(json!({ "id": old.id.0 }), told(&row));
+        audit_log::note(&mut tx, ctx, "api_key.rotate", row.id.0, &change).await?;
+        tx.commit().await?;
+        self.forget_key(&old.public_id).await;
+        Ok(CreatedKey { row, text: key.text })
+    }
+
+    /// Revokes a key. One that was revoked before stays as it is.
+    ///
+    /// # Errors
+    /// `NotFound` if the tenant has none of that id.
+    pub async fn revoke_key(&self, ctx: &Ctx, id: ApiKeyId) -> Result<(), Error> {
+        let row = revoke(&self.store, ctx, id).await?;
+        self.forget_key(&row.public_id).await;
+        Ok(())
     }
 }
 
-impl From<store::api_keys::ApiKeyRow> for Known {
-    fn from(row: store::api_keys::ApiKeyRow) -> Self {
-        let scopes = Scope::ALL.map(|scope| row.scopes.iter().any(|word| word == scope.as_str()));
-        Self {
-            secret_sha256: row.secret_sha256,
-            caller: Caller { tenant_id: row.tenant_id, api_key_id: row.id, scopes },
-            expires_at: row.expires_at,
-        }
+/// As [`Accounts::create_key`].
+///
+/// # Errors
+/// As there.
+pub async fn create(store: &Store, ctx: &Ctx, draft: &KeyDraft) -> Result<CreatedKey, Error> {
+    check_grant(ctx, "The key", draft.scopes)?;
+    let key = NewKey::generate()?;
+    let new = NewApiKey {
+        public_id: &key.public_id,
+        secret_sha256: &key.secret_sha256,
+        name: &draft.name,
+        scopes: &draft.scopes.words(),
+        expires_at: draft.expires_at,
+    };
+    let mut tx = store.tenant_tx(ctx).await?;
+    let row = store::api_keys::insert(&mut tx, &new).await?;
+    let change = Change::to(told(&row));
+    audit_log::note(&mut tx, ctx, "api_key.create", row.id.0, &change).await?;
+    tx.commit().await?;
+    Ok(CreatedKey { row, text: key.text })
+}
+
+/// As [`Accounts::list_keys`].
+///
+/// # Errors
+/// As there.
+pub async fn list(store: &Store, ctx: &Ctx, page: &PageRequest) -> Result<Page<ApiKeyRow>, Error> {
+    let mut tx = store.tenant_tx(ctx).await?;
+    let rows = store::api_keys::list(&mut tx, page).await?;
+    tx.commit().await?;
+    Ok(rows)
+}
+
+/// Revokes a key, as [`Accounts::revoke_key`]; servers that remember it are told by Postgres.
+///
+/// # Errors
+/// As there.
+pub async fn revoke(store: &Store, ctx: &Ctx, id: ApiKeyId) -> Result<ApiKeyRow, Error> {
+    let mut tx = store.tenant_tx(ctx).await?;
+    let row = store::api_keys::lock(&mut tx, id).await?.ok_or(Error::NotFound { what: "API key" })?;
+    if store::api_keys::revoke(&mut tx, id).await? {
+        let change = Change::from(told(&row));
+        audit_log::note(&mut tx, ctx, "api_key.revoke", id.0, &change).await?;
+    }
+    tx.commit().await?;
+    Ok(row)
+}
+
+/// Revokes the key of that public id, whichever tenant has it; none if there is none that was not revoked before.
+///
+/// # Errors
+/// If Postgres is away.
+pub async fn revoke_by_public_id(store: &Store, public_id: &str) -> Result<Option<ApiKeyRow>, Error> {
+    match store::api_keys::find_id(store, public_id).await? {
+        Some((tenant_id, id)) => revoke(store, &Ctx::of_operator(tenant_id), id).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// [`check_grant`], for words as they are stored: one that this server does not know may mean anything.
+fn check_grant_of(ctx: &Ctx, words: &[String]) -> Result<(), Error> {
+    if let Some(unknown) = words.iter().find(|word| Scope::parse(word).is_none()) {
+        return Err(Error::Forbidden { detail: format!("The key may more than you: {unknown}.") });
+    }
+    check_grant(ctx, "The key", Scopes::of_words(words))
+}
+
+/// What the audit log says of a key.
+fn told(row: &ApiKeyRow) -> Value {
+    let expires_at = row.expires_at.and_then(|at| at.format(&Rfc3339).ok());
+    json!({ "public_id": row.public_id, "name": row.name, "scopes": row.scopes, "expires_at": expires_at })
+}
+
+impl From<KeyProof> for Known {
+    fn from(proof: KeyProof) -> Self {
+        let caller = Caller {
+            tenant_id: proof.tenant_id,
+            actor: Actor::ApiKey(proof.id),
+            scopes: Scopes::of_words(&proof.scopes),
+        };
+        Self { caller, secret_sha256: proof.secret_sha256, expires_at: proof.expires_at }
     }
 }
 
 /// A new key's two halves as they are stored, and the text that its owner gets to see once.
-pub struct NewKey {
+struct NewKey {
     /// Finds the row.
-    pub public_id: String,
+    public_id: String,
     /// Proves the secret.
-    pub secret_sha256: [u8; 32],
+    secret_sha256: [u8; 32],
     /// `tt_<public id>_<secret>`.
-    pub text: String,
+    text: String,
 }
 
 impl NewKey {
     /// A key of 192 random bits from the operating system's generator.
-    ///
-    /// # Errors
-    /// If the operating system has no randomness to give.
-    pub fn generate() -> Result<Self, rand::rngs::SysError> {
-        use rand::TryRng as _;
+    fn generate() -> Result<Self, Error> {
         let (mut public_id, mut secret) = ([0; PUBLIC_ID_BYTES], [0; SECRET_BYTES]);
-        rand::rngs::SysRng.try_fill_bytes(&mut public_id)?;
-        rand::rngs::SysRng.try_fill_bytes(&mut secret)?;
+        let filled = rand::rngs::SysRng
+            .try_fill_bytes(&mut public_id)
+            .and_then(|()| rand::rngs::SysRng.try_fill_bytes(&mut secret));
+        filled.map_err(|error| Error::Internal(anyhow::Error::new(error)))?;
         let (public_id, secret) = (hex::encode(public_id), hex::encode(secret));
         let text = format!("{PREFIX}{public_id}_{secret}");
         Ok(Self { secret_sha256: Sha256::digest(secret.as_bytes()).into(), public_id, text })
@@ -242,33 +287,6 @@ mod tests {
         assert_ne!(NewKey::generate().unwrap().text, key.text);
     }
 
-    #[tokio::test]
-    async fn a_key_that_is_revoked_while_it_is_looked_up_is_not_kept() {
-        let known = Known {
-            secret_sha256: [7; 32],
-            caller: Caller {
-                tenant_id: TenantId::new(),
-                api_key_id: ApiKeyId::new(),
-                scopes: [true; Scope::ALL.len()],
-            },
-            expires_at: None,
-        };
-        let cached = Cached::new();
-        let reads = AtomicU64::new(0);
-        let read = async || {
-            if reads.fetch_add(1, Ordering::SeqCst) > 0 {
-                return Ok(None);
-            }
-            // The row was read; before that is written down, the news of its change comes in.
-            cached.forget("id").await;
-            Ok(Some(known.clone()))
-        };
-        assert!(cached.find("id", read).await.unwrap().is_none());
-        assert!(cached.find("id", read).await.unwrap().is_none());
-        assert_eq!(reads.load(Ordering::SeqCst), 2);
-        assert!(cached.stale.get("id").await.is_none());
-    }
-
     #[test]
     fn text_that_is_no_key_is_refused_before_anything_is_asked() {
         let key = NewKey::generate().unwrap().text;
@@ -276,5 +294,14 @@ mod tests {
         {
             assert!(split(bad).is_none(), "{bad} was taken for a key");
         }
+    }
+
+    #[test]
+    fn a_scope_that_is_not_known_here_is_not_passed_on() {
+        let ctx = Ctx::of_operator(crate::ctx::TenantId::new());
+        assert!(check_grant_of(&ctx, &["keys:write".into()]).is_ok());
+        assert!(matches!(check_grant_of(&ctx, &["costs:read".into()]), Err(Error::Forbidden { .. })));
+        let ctx = Ctx { scopes: Scopes::default(), ..ctx };
+        assert!(matches!(check_grant_of(&ctx, &["keys:write".into()]), Err(Error::Forbidden { .. })));
     }
 }

@@ -29,7 +29,7 @@ impl Tier {
 }
 
 /// Longest name of a tenant, in characters: it may become a host name's label (RFC 1035, section 2.3.4).
-const NAME_CHARS_MAX: usize = 63;
+pub const NAME_CHARS_MAX: usize = 63;
 
 /// Creates a tenant of that name.
 ///

@@ -5,6 +5,8 @@
 //! of them. [`dispatch`] finds the row, checks the caller, runs the handler within its time and turns whatever comes out,
 //! an error or a panic among it, into an answer.
 
+pub mod api_keys;
+pub mod auth;
 pub mod docs;
 pub mod documents;
 pub mod documents_by_filter;
@@ -18,6 +20,7 @@ pub mod messages;
 pub mod openapi;
 pub mod query;
 pub mod sessions;
+pub mod users;
 pub mod widgets;
 
 use std::{
@@ -44,12 +47,13 @@ use self::openapi::Docs;
 use crate::{
     app::App,
     config::ServerConfig,
-    ctx::{Ctx, RequestId, Scope},
+    ctx::{Arrival, Ctx, RequestId, Scope},
     error::Error,
     http::{
         Body, Request, Response,
         body::{Limits, Place},
         compress::compress,
+        forwarded::client_address,
         negotiate::{Choice, negotiate},
         problem, respond,
     },
@@ -76,8 +80,10 @@ pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Response, Error>> + Sen
 pub enum Access {
     /// Anybody.
     Public(for<'a> fn(&'a App, Request) -> Answer<'a>),
-    /// Whoever sends an API key that has this scope.
-    Key(Scope, for<'a> fn(&'a Ctx, &'a App, Request) -> Answer<'a>),
+    /// Anybody, to prove who they are.
+    Arrival(for<'a> fn(&'a Arrival, &'a App, Request) -> Answer<'a>),
+    /// Whoever sends an API key or the token of a login, and may do what this scope stands for, if there is one.
+    Caller(Option<Scope>, for<'a> fn(&'a Ctx, &'a App, Request) -> Answer<'a>),
 }
 
 /// How large a route's body may be, as sent and as inflated.
@@ -108,12 +114,17 @@ pub struct Route {
 }
 
 impl Route {
-    /// The scope that a key must have; none for a public route.
+    /// The scope that whoever asks must have; none where anybody may ask, or whoever is known.
     pub fn scope(&self) -> Option<Scope> {
         match self.access {
-            Access::Public(_) => None,
-            Access::Key(scope, _) => Some(scope),
+            Access::Public(_) | Access::Arrival(_) => None,
+            Access::Caller(scope, _) => scope,
         }
+    }
+
+    /// Whether an API key or the token of a login has to be sent.
+    pub fn wants_caller(&self) -> bool {
+        matches!(self.access, Access::Caller(..))
     }
 
     /// The names of the path's parameters, from left to right.
@@ -134,11 +145,27 @@ macro_rules! route {
             docs: $module::docs_of::$name,
         }
     };
-    ($method:ident $pattern:literal, $scope:ident, $body:ident, $module:ident::$name:ident) => {
+    ($method:ident $pattern:literal, arrival, $body:ident, $module:ident::$name:ident) => {
         Route {
             method: Method::$method,
             pattern: $pattern,
-            access: Access::Key(Scope::$scope, |ctx, app, request| Box::pin($module::$name(ctx, app, request))),
+            access: Access::Arrival(|arrival, app, request| Box::pin($module::$name(arrival, app, request))),
+            body: BodyLimit::$body,
+            name: stringify!($name),
+            docs: $module::docs_of::$name,
+        }
+    };
+    ($method:ident $pattern:literal, caller, $body:ident, $module:ident::$name:ident) => {
+        route!($method $pattern, (None), $body, $module::$name)
+    };
+    ($method:ident $pattern:literal, $scope:ident, $body:ident, $module:ident::$name:ident) => {
+        route!($method $pattern, (Some(Scope::$scope)), $body, $module::$name)
+    };
+    ($method:ident $pattern:literal, ($scope:expr), $body:ident, $module:ident::$name:ident) => {
+        Route {
+            method: Method::$method,
+            pattern: $pattern,
+            access: Access::Caller($scope, |ctx, app, request| Box::pin($module::$name(ctx, app, request))),
             body: BodyLimit::$body,
             name: stringify!($name),
             docs: $module::docs_of::$name,
@@ -193,6 +220,20 @@ pub const ROUTES: &[Route] = &[
     route!(PATCH  "/v1/sessions/{session_id}/messages/{message_id}",                    SessionsWrite,  Json,     messages::edit_message),
     route!(DELETE "/v1/sessions/{session_id}/messages/{message_id}",                    SessionsWrite,  Nothing,  messages::delete_message),
     route!(GET    "/v1/messages/search",                                                SessionsRead,   Nothing,  messages::search_messages),
+    route!(POST   "/v1/auth/login",                                                     arrival,        Json,     auth::login),
+    route!(POST   "/v1/auth/logout",                                                    caller,         Nothing,  auth::logout),
+    route!(GET    "/v1/auth/me",                                                        caller,         Nothing,  auth::get_me),
+    route!(POST   "/v1/auth/password",                                                  caller,         Json,     auth::change_password),
+    route!(POST   "/v1/users",                                                          UsersWrite,     Json,     users::create_user),
+    route!(GET    "/v1/users",                                                          UsersRead,      Nothing,  users::list_users),
+    route!(GET    "/v1/users/{user_id}",                                                UsersRead,      Nothing,  users::get_user),
+    route!(PATCH  "/v1/users/{user_id}",                                                UsersWrite,     Json,     users::update_user),
+    route!(DELETE "/v1/users/{user_id}",                                                UsersWrite,     Nothing,  users::delete_user),
+    route!(POST   "/v1/api-keys",                                                       KeysWrite,      Json,     api_keys::create_api_key),
+    route!(GET    "/v1/api-keys",                                                       KeysRead,       Nothing,  api_keys::list_api_keys),
+    route!(GET    "/v1/api-keys/{api_key_id}",                                          KeysRead,       Nothing,  api_keys::get_api_key),
+    route!(DELETE "/v1/api-keys/{api_key_id}",                                          KeysWrite,      Nothing,  api_keys::revoke_api_key),
+    route!(POST   "/v1/api-keys/{api_key_id}/rotate",                                   KeysWrite,      Json,     api_keys::rotate_api_key),
     route!(GET    "/healthz",                                                           public,         Nothing,  health::get_health),
     route!(GET    "/readyz",                                                            public,         Nothing,  health::get_readiness),
     route!(GET    "/metrics",                                                           public,         Nothing,  health::get_metrics),
@@ -266,18 +307,28 @@ async fn answer(
             let request = Request::new(head, body, row.route.pattern, limits, Place::default())?;
             guarded(deadline, handler(app, request)).await
         }
-        Access::Key(scope, handler) => {
+        Access::Arrival(handler) => {
+            let _place = conn.requests.try_acquire().map_err(|_| OVERLOADED)?;
+            let address = client_address(conn.peer.ip(), &head.headers, &config.trusted_proxies);
+            let arrival = Arrival { address, request_id: request_id.clone() };
+            let request = Request::new(head, body, row.route.pattern, limits, Place::default())?;
+            row.check_query(&request)?;
+            guarded(deadline, handler(&arrival, app, request)).await
+        }
+        Access::Caller(scope, handler) => {
             // Public rows are not counted: a server with its hands full still says how it is.
             let _place = conn.requests.try_acquire().map_err(|_| OVERLOADED)?;
             let handled = async {
                 let authorization = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
                 let caller = app.accounts.authenticate(authorization).await?;
-                if !caller.may(scope) {
-                    return Err(Error::Forbidden { detail: format!("The key lacks the scope {}.", scope.as_str()) });
+                if let Some(scope) = scope.filter(|scope| !caller.may(*scope)) {
+                    return Err(Error::Forbidden { detail: format!("You lack the scope {}.", scope.as_str()) });
                 }
                 let ctx = Ctx {
                     tenant_id: caller.tenant_id,
-                    api_key_id: caller.api_key_id,
+                    actor: caller.actor,
+                    scopes: caller.scopes,
+                    address: Some(client_address(conn.peer.ip(), &head.headers, &config.trusted_proxies)),
                     request_id: request_id.clone(),
                     deadline,
                 };
@@ -393,7 +444,7 @@ impl Router {
         let mut paths: Vec<Path> = Vec::new();
         for route in routes {
             let row = Row { route, query: (route.docs)().query.iter().map(|parameter| parameter.name).collect() };
-            let is_private = route.scope().is_some();
+            let is_private = !matches!(route.access, Access::Public(_));
             match paths.iter_mut().find(|path| path.pattern == route.pattern) {
                 Some(path) => {
                     path.rows.push(row);
@@ -467,9 +518,12 @@ mod tests {
     #[test]
     fn only_what_stands_outside_v1_is_public_and_only_writes_take_bodies() {
         for route in ROUTES {
-            assert_eq!(route.scope().is_some(), route.pattern.starts_with("/v1/"), "{}", route.pattern);
+            let is_public = matches!(route.access, Access::Public(_));
+            assert_eq!(is_public, !route.pattern.starts_with("/v1/"), "{}", route.pattern);
+            assert_eq!(!is_public && !route.wants_caller(), route.name == "login", "{}", route.pattern);
+            assert_eq!(route.scope().is_none(), is_public || route.pattern.starts_with("/v1/auth/"), "{}", route.name);
             let has_none = matches!(route.method, Method::GET | Method::DELETE)
-                || ["warm_knowledge_base", "end_meeting", "end_session"].contains(&route.name);
+                || ["warm_knowledge_base", "end_meeting", "end_session", "logout"].contains(&route.name);
             assert_eq!(has_none, route.body == BodyLimit::Nothing, "{}", route.name);
         }
     }

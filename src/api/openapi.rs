@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// Name of the security scheme.
-const API_KEY: &str = "api_key";
+const BEARER: &str = "bearer";
 
 /// What a row of the route table does not say of its route.
 pub struct Docs {
@@ -203,7 +203,7 @@ pub fn document() -> OpenApi {
         let operation = operation(route, &mut schemas);
         paths.add_path_operation(route.pattern, vec![method(route)], operation);
     }
-    let about = "Documents in, ranked chunks out; widgets, meetings, sessions and their messages. Errors are `application/problem+json` with a stable `code`.";
+    let about = "Documents in, ranked chunks out; widgets, meetings, sessions and their messages; people and API keys. Errors are `application/problem+json` with a stable `code`.";
     let license = LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build();
     let info = InfoBuilder::new()
         .title("tertulia")
@@ -228,7 +228,8 @@ pub fn every_error() -> Vec<Error> {
         Error::NotAcceptable,
         Error::Conflict { detail: "The state of things forbids it: a name that is taken, say.".into() },
         Error::Unauthenticated,
-        Error::Forbidden { detail: "The key lacks the scope that this route asks for.".into() },
+        Error::BadCredentials,
+        Error::Forbidden { detail: "Whoever asks lacks the scope that this route asks for.".into() },
         Error::TooLarge { limit_bytes: 0 },
         Error::RequestTimeout,
         Error::RateLimited { retry_after: later },
@@ -265,8 +266,9 @@ fn operation(route: &Route, schemas: &mut Schemas) -> Operation {
     for parameter in docs.query {
         operation = operation.parameter(query_parameter(parameter));
     }
-    if let Some(scope) = route.scope() {
-        operation = operation.security(SecurityRequirement::new(API_KEY, [scope.as_str()]));
+    if route.wants_caller() {
+        let scopes: Vec<_> = route.scope().map(Scope::as_str).into_iter().collect();
+        operation = operation.security(SecurityRequirement::new(BEARER, scopes));
     }
     let mut answer = ResponseBuilder::new().description(docs.gives.about);
     if let Some(form) = &docs.gives.form {
@@ -282,14 +284,17 @@ fn operation(route: &Route, schemas: &mut Schemas) -> Operation {
 
 /// The failures that follow from a row. Where one status has two codes, the first of them stands for both.
 fn failures(route: &Route) -> Vec<Error> {
-    let (has_key, has_body) = (route.scope().is_some(), route.body != BodyLimit::Nothing);
+    let (has_caller, has_body) = (route.wants_caller(), route.body != BodyLimit::Nothing);
     let has_path_parameters = route.path_parameters().next().is_some();
     let follows = |error: &Error| match error {
-        Error::Invalid { .. } | Error::Unauthenticated | Error::Forbidden { .. } => has_key,
+        Error::Invalid { .. } => has_caller || has_body,
+        Error::Unauthenticated => has_caller,
+        Error::Forbidden { .. } => route.scope().is_some(),
         Error::NotFound { .. } => has_path_parameters,
         Error::UnsupportedMediaType { .. } | Error::TooLarge { .. } | Error::RequestTimeout => has_body,
         Error::NotAcceptable | Error::Unavailable { .. } | Error::Deadline | Error::Internal(_) => true,
-        Error::UnsupportedCoding { .. }
+        Error::BadCredentials
+        | Error::UnsupportedCoding { .. }
         | Error::MethodNotAllowed { .. }
         | Error::Conflict { .. }
         | Error::RateLimited { .. } => false,
@@ -350,13 +355,14 @@ fn query_parameter(parameter: &QueryParameter) -> ParameterBuilder {
 
 fn components(mut schemas: Schemas) -> Components {
     let problem = reference::<Problem<'_>>(&mut schemas);
-    let key =
-        HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("tt_<id>_<secret>").description(Some(format!(
-            "An API key, from `tertulia key create`. It has some of the scopes {}.",
-            Scope::ALL.map(Scope::as_str).join(", ")
-        )));
-    let mut components =
-        ComponentsBuilder::new().schemas_from_iter(schemas).security_scheme(API_KEY, SecurityScheme::Http(key.build()));
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(format!(
+        "An API key (`tt_…`, from `tertulia key create` or `POST /v1/api-keys`) or the token of a login (`tl_…`, from \
+         `POST /v1/auth/login`). A key has some of the scopes {}; a person has those of their role.",
+        Scope::ALL.map(Scope::as_str).join(", ")
+    )));
+    let mut components = ComponentsBuilder::new()
+        .schemas_from_iter(schemas)
+        .security_scheme(BEARER, SecurityScheme::Http(bearer.build()));
     for error in every_error() {
         let content = Content::builder().schema(Some(problem.clone())).build();
         let mut response =
@@ -409,6 +415,9 @@ fn tag(route: &Route) -> &'static str {
         pattern if pattern.starts_with("/v1/widgets") => "widgets",
         pattern if pattern.starts_with("/v1/meetings") => "meetings",
         pattern if pattern.starts_with("/v1/sessions") => "sessions",
+        pattern if pattern.starts_with("/v1/auth") => "logins",
+        pattern if pattern.starts_with("/v1/users") => "people",
+        pattern if pattern.starts_with("/v1/api-keys") => "API keys",
         _ => "server",
     }
 }
@@ -467,12 +476,13 @@ mod tests {
             let in_path = parameters.iter().filter(|it| it["in"] == "path").count();
             assert_eq!(in_path, path.matches('{').count(), "{method} {path}");
             let takes_one = matches!(method.as_str(), "POST" | "PUT" | "PATCH")
-                && !["/warm", "/end"].iter().any(|deed| path.ends_with(deed));
+                && !["/warm", "/end", "/logout"].iter().any(|deed| path.ends_with(deed));
             assert_eq!(operation.get("requestBody").is_some(), takes_one, "{path}");
             let responses = operation["responses"].as_object().unwrap();
             assert!(responses.keys().any(|status| status.starts_with('2')), "{method} {path} never succeeds");
             assert_eq!(responses.contains_key("401"), path.starts_with("/v1/"), "{method} {path}");
-            assert_eq!(operation.get("security").is_some(), path.starts_with("/v1/"), "{method} {path}");
+            let is_secured = path.starts_with("/v1/") && path != "/v1/auth/login";
+            assert_eq!(operation.get("security").is_some(), is_secured, "{method} {path}");
         }
     }
 

@@ -1,14 +1,18 @@
 //! Meetings and who is in them.
 
-use serde_json::{Map, Value};
-use time::OffsetDateTime;
+use serde_json::{Map, Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
 use super::{Chat, MeetingRow, NewMeeting, Page, PageRequest, ParticipantFields, ParticipantRow};
 use crate::{
     ctx::{Ctx, MeetingId, ParticipantId},
     error::Error,
-    metadata, store,
+    metadata,
+    store::{
+        self,
+        audit_log::{self, Change},
+    },
 };
 
 /// Longest title of a meeting, in characters.
@@ -38,6 +42,7 @@ impl Chat {
         check_times(meeting)?;
         let mut tx = self.store.tenant_tx(ctx).await?;
         let row = store::meetings::insert(&mut tx, meeting).await?;
+        audit_log::note(&mut tx, ctx, "meeting.create", row.id.0, &Change::to(told(&row))).await?;
         tx.commit().await?;
         Ok(row)
     }
@@ -72,6 +77,7 @@ impl Chat {
     pub async fn patch_meeting(&self, ctx: &Ctx, id: MeetingId, patch: MeetingPatch) -> Result<MeetingRow, Error> {
         let mut tx = self.store.tenant_tx(ctx).await?;
         let present = store::meetings::lock(&mut tx, id).await?.ok_or(Error::NotFound { what: "meeting" })?;
+        let before = told(&present);
         let wanted = NewMeeting {
             title: patch.title.unwrap_or(present.title),
             starts_at: patch.starts_at.unwrap_or(present.starts_at),
@@ -79,9 +85,10 @@ impl Chat {
             metadata: metadata::patched("metadata", &present.metadata, patch.metadata.as_ref())?,
         };
         check_times(&wanted)?;
-        let row = store::meetings::update(&mut tx, id, &wanted).await?;
+        let row = store::meetings::update(&mut tx, id, &wanted).await?.ok_or(Error::NotFound { what: "meeting" })?;
+        audit_log::note(&mut tx, ctx, "meeting.update", id.0, &Change::between(before, told(&row))).await?;
         tx.commit().await?;
-        row.ok_or(Error::NotFound { what: "meeting" })
+        Ok(row)
     }
 
     /// Ends a meeting. One that has ended stays as it is.
@@ -90,7 +97,13 @@ impl Chat {
     /// `NotFound` if the tenant has none of that id.
     pub async fn end_meeting(&self, ctx: &Ctx, id: MeetingId) -> Result<MeetingRow, Error> {
         let mut tx = self.store.tenant_tx(ctx).await?;
+        let present = store::meetings::lock(&mut tx, id).await?.ok_or(Error::NotFound { what: "meeting" })?;
+        if present.ended_at.is_some() {
+            tx.commit().await?;
+            return Ok(present);
+        }
         let row = store::meetings::end(&mut tx, id).await?.ok_or(Error::NotFound { what: "meeting" })?;
+        audit_log::note(&mut tx, ctx, "meeting.end", id.0, &Change::between(told(&present), told(&row))).await?;
         tx.commit().await?;
         Ok(row)
     }
@@ -101,9 +114,10 @@ impl Chat {
     /// `NotFound` if the tenant has none of that id.
     pub async fn delete_meeting(&self, ctx: &Ctx, id: MeetingId) -> Result<(), Error> {
         let mut tx = self.store.tenant_tx(ctx).await?;
-        let deleted = store::meetings::delete(&mut tx, id).await?;
-        tx.commit().await?;
-        if deleted { Ok(()) } else { Err(Error::NotFound { what: "meeting" }) }
+        let present = store::meetings::lock(&mut tx, id).await?.ok_or(Error::NotFound { what: "meeting" })?;
+        store::meetings::delete(&mut tx, id).await?;
+        audit_log::note(&mut tx, ctx, "meeting.delete", id.0, &Change::from(told(&present))).await?;
+        Ok(tx.commit().await?)
     }
 
     /// Adds somebody to a meeting: a person of the tenant, or a guest.
@@ -167,6 +181,18 @@ impl Chat {
         tx.commit().await?;
         if deleted { Ok(()) } else { Err(Error::NotFound { what: "participant" }) }
     }
+}
+
+/// What the audit log says of a meeting.
+fn told(row: &MeetingRow) -> Value {
+    let time = |at: Option<OffsetDateTime>| at.and_then(|at| at.format(&Rfc3339).ok());
+    json!({
+        "title": row.title,
+        "starts_at": time(Some(row.starts_at)),
+        "ends_at": time(row.ends_at),
+        "ended_at": time(row.ended_at),
+        "metadata": metadata::value(&row.metadata),
+    })
 }
 
 fn check_times(meeting: &NewMeeting) -> Result<(), Error> {

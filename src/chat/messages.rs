@@ -29,7 +29,7 @@ impl Chat {
         message: NewMessage,
     ) -> Result<MessageRow, Error> {
         let mut tx = self.store.tenant_tx(ctx).await?;
-        let posted = match store::messages::post(&mut tx, session_id, message).await? {
+        let posted = match store::messages::post(&mut tx, session_id, ctx.actor.user_id(), message).await? {
             Posting::New(message) => *message,
             Posting::Repeat(id) => {
                 store::messages::find(&mut tx, session_id, id).await?.ok_or(Error::NotFound { what: "message" })?

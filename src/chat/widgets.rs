@@ -1,14 +1,18 @@
 //! Widgets: created with a key to embed and a secret to sign with, listed, changed, deleted.
 
 use rand::TryRng as _;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
 use super::{Chat, NewWidget, Page, PageRequest, WidgetRow};
 use crate::{
     ctx::{Ctx, WidgetId},
     error::Error,
-    metadata, store,
+    metadata,
+    store::{
+        self,
+        audit_log::{self, Change},
+    },
 };
 
 /// Longest name of a widget, in characters.
@@ -78,6 +82,7 @@ impl Chat {
         };
         let mut tx = self.store.tenant_tx(ctx).await?;
         let row = store::widgets::insert(&mut tx, &widget).await?;
+        audit_log::note(&mut tx, ctx, "widget.create", row.id.0, &Change::to(told(&row))).await?;
         tx.commit().await?;
         Ok(CreatedWidget { row, identity_secret })
     }
@@ -113,6 +118,7 @@ impl Chat {
         let mut tx = self.store.tenant_tx(ctx).await?;
         let present = store::widgets::lock(&mut tx, id).await?.ok_or(Error::NotFound { what: "widget" })?;
         let settings = metadata::patched("settings", &present.settings, patch.settings.as_ref())?;
+        let before = told(&present);
         let wanted = WidgetRow {
             name: patch.name.unwrap_or(present.name),
             allowed_origins: patch.allowed_origins.unwrap_or(present.allowed_origins),
@@ -124,9 +130,11 @@ impl Chat {
             },
             ..present
         };
-        let row = store::widgets::update(&mut tx, &wanted, &settings).await?;
+        let row =
+            store::widgets::update(&mut tx, &wanted, &settings).await?.ok_or(Error::NotFound { what: "widget" })?;
+        audit_log::note(&mut tx, ctx, "widget.update", id.0, &Change::between(before, told(&row))).await?;
         tx.commit().await?;
-        row.ok_or(Error::NotFound { what: "widget" })
+        Ok(row)
     }
 
     /// Deletes a widget; its sessions stay.
@@ -135,10 +143,22 @@ impl Chat {
     /// `NotFound` if the tenant has none of that id.
     pub async fn delete_widget(&self, ctx: &Ctx, id: WidgetId) -> Result<(), Error> {
         let mut tx = self.store.tenant_tx(ctx).await?;
-        let deleted = store::widgets::delete(&mut tx, id).await?;
-        tx.commit().await?;
-        if deleted { Ok(()) } else { Err(Error::NotFound { what: "widget" }) }
+        let present = store::widgets::lock(&mut tx, id).await?.ok_or(Error::NotFound { what: "widget" })?;
+        store::widgets::delete(&mut tx, id).await?;
+        audit_log::note(&mut tx, ctx, "widget.delete", id.0, &Change::from(told(&present))).await?;
+        Ok(tx.commit().await?)
     }
+}
+
+/// What the audit log says of a widget.
+fn told(row: &WidgetRow) -> Value {
+    json!({
+        "name": row.name,
+        "allowed_origins": row.allowed_origins,
+        "is_identity_required": row.is_identity_required,
+        "settings": metadata::value(&row.settings),
+        "is_disabled": row.disabled_at.is_some(),
+    })
 }
 
 /// Whether `text` is an origin as browsers send it (RFC 6454, section 6.2): scheme, host in lower case, and the port unless

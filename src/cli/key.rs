@@ -9,10 +9,17 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Environment, SettingsArgs, operator::with_store};
 use crate::{
-    accounts::{keys::NewKey, tenants},
-    ctx::Scope,
-    store,
+    accounts::{
+        ApiKeyRow, PageRequest,
+        keys::{self, KeyDraft},
+        tenants,
+    },
+    ctx::{Ctx, Scope, Scopes},
+    store::{Store, page::Start},
 };
+
+/// Keys that are read at a time.
+const LISTED_AT_ONCE: u64 = 1_000;
 
 /// Arguments of `key`.
 #[derive(Debug, Args)]
@@ -31,7 +38,7 @@ enum KeyCommand {
         /// What the key is for
         #[arg(long, default_value = "")]
         name: String,
-        /// What it may do: read or write of knowledge, widgets, meetings or sessions, as knowledge:read; repeat for several, none means all
+        /// What it may do: read or write of knowledge, widgets, meetings, sessions, users or keys, as knowledge:read; repeat for several, none means all
         #[arg(long = "scope", value_parser = scope)]
         scopes: Vec<Scope>,
         /// Days until it expires; none means never
@@ -75,40 +82,27 @@ pub fn run(args: &KeyArgs, environment: Environment<'_>) -> anyhow::Result<()> {
     match &args.command {
         KeyCommand::Create { tenant, name, scopes, expires_in_days, settings, json } => {
             let config = settings.load(None, environment)?;
-            let key = NewKey::generate().context("the operating system gives no random bytes")?;
-            let scopes = if scopes.is_empty() { &Scope::ALL[..] } else { scopes };
-            let words: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
+            let scopes = if scopes.is_empty() { Scopes::all() } else { scopes.iter().copied().collect() };
             let expires_at =
                 expires_in_days.map(|days| OffsetDateTime::now_utc() + Duration::from_secs(u64::from(days) * 86_400));
-            with_store(&config, async |store| {
+            let draft = KeyDraft { name: name.clone(), scopes, expires_at };
+            let key = with_store(&config, async |store| {
                 let tenant_id = tenants::find_id(&store, tenant).await.with_context(|| no_such_tenant(tenant))?;
-                let mut tx = store.service_tx().await?;
-                let row = store::api_keys::NewApiKey {
-                    tenant_id,
-                    public_id: &key.public_id,
-                    secret_sha256: &key.secret_sha256,
-                    name,
-                    scopes: &words,
-                    expires_at,
-                };
-                store::api_keys::insert(&mut tx, &row).await?;
-                Ok(tx.commit().await?)
+                Ok(keys::create(&store, &Ctx::of_operator(tenant_id), &draft).await?)
             })?;
+            let id = &key.row.public_id;
             if *json {
-                writeln!(out, "{}", json!({ "id": key.public_id, "key": key.text, "scopes": words }))?;
+                writeln!(out, "{}", json!({ "id": id, "key": key.text, "scopes": key.row.scopes }))?;
             } else {
                 writeln!(out, "{}", key.text)?;
-                writeln!(out, "Keep it: it is not shown again. Its id is {}.", key.public_id)?;
+                writeln!(out, "Keep it: it is not shown again. Its id is {id}.")?;
             }
         }
         KeyCommand::List { tenant, settings, json } => {
             let config = settings.load(None, environment)?;
             let rows = with_store(&config, async |store| {
                 let tenant_id = tenants::find_id(&store, tenant).await.with_context(|| no_such_tenant(tenant))?;
-                let mut tx = store.service_tx().await?;
-                let rows = store::api_keys::list(&mut tx, tenant_id).await?;
-                tx.commit().await?;
-                Ok(rows)
+                list_all(&store, &Ctx::of_operator(tenant_id)).await
             })?;
             let date = |at: Option<OffsetDateTime>| at.and_then(|at| at.format(&Rfc3339).ok());
             if *json {
@@ -135,13 +129,8 @@ pub fn run(args: &KeyArgs, environment: Environment<'_>) -> anyhow::Result<()> {
         }
         KeyCommand::Revoke { id, settings, json } => {
             let config = settings.load(None, environment)?;
-            let revoked = with_store(&config, async |store| {
-                let mut tx = store.service_tx().await?;
-                let revoked = store::api_keys::revoke(&mut tx, id).await?;
-                tx.commit().await?;
-                Ok(revoked)
-            })?;
-            if !revoked {
+            let revoked = with_store(&config, async |store| Ok(keys::revoke_by_public_id(&store, id).await?))?;
+            if revoked.is_none() {
                 bail!("there is no key with the id {id} that still holds; `tertulia key list --tenant NAME` shows ids");
             }
             if *json {
@@ -152,6 +141,19 @@ pub fn run(args: &KeyArgs, environment: Environment<'_>) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Every key of a tenant, newest first.
+async fn list_all(store: &Store, ctx: &Ctx) -> anyhow::Result<Vec<ApiKeyRow>> {
+    let (mut all, mut start) = (Vec::new(), Start::Offset(0));
+    loop {
+        let page = keys::list(store, ctx, &PageRequest { limit: LISTED_AT_ONCE, start }).await?;
+        all.extend(page.items);
+        match page.next_cursor.as_deref().and_then(Start::after_cursor) {
+            Some(next) => start = next,
+            None => return Ok(all),
+        }
+    }
 }
 
 fn scope(word: &str) -> Result<Scope, String> {

@@ -81,7 +81,7 @@ pub fn respond(error: &Error, request_id: &RequestId) -> Response {
         headers.insert(RETRY_AFTER, HeaderValue::from(after.as_millis().div_ceil(1_000).max(1) as u64));
     }
     match error {
-        Error::Unauthenticated => drop(headers.insert(WWW_AUTHENTICATE, CHALLENGE)),
+        Error::Unauthenticated | Error::BadCredentials => drop(headers.insert(WWW_AUTHENTICATE, CHALLENGE)),
         Error::UnsupportedCoding { .. } => drop(headers.insert(ACCEPT_ENCODING, CODINGS)),
         Error::MethodNotAllowed { allow } => {
             if let Ok(allow) = HeaderValue::from_str(allow) {

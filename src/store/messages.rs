@@ -12,7 +12,7 @@ use super::{
     row::{Reader, object_text},
     tx::{Statement, TenantTx},
 };
-use crate::ctx::{MessageId, SessionId};
+use crate::ctx::{MessageId, SessionId, UserId};
 
 const POST: Statement = Statement {
     name: "messages/post",
@@ -137,17 +137,27 @@ impl Role {
     }
 }
 
-/// Posts a message, unless it was posted before or the session takes no more. Waits for those that post to the session at
-/// the same time.
+/// Posts a message, of the person `user_id` if it is one of the tenant's, unless it was posted before or the session takes no
+/// more. Waits for those that post to the session at the same time.
 ///
 /// # Errors
-/// If Postgres is away.
-pub async fn post(tx: &mut TenantTx, session_id: SessionId, message: NewMessage) -> Result<Posting, StoreError> {
+/// [`StoreError::Gone`] if the person was deleted.
+pub async fn post(
+    tx: &mut TenantTx,
+    session_id: SessionId,
+    user_id: Option<UserId>,
+    message: NewMessage,
+) -> Result<Posting, StoreError> {
     let (id, metadata, role) = (MessageId::new(), object_text(&message.metadata), message.role.as_str());
     let NewMessage { sender, content, client_id, .. } = message;
+    let user_id = user_id.map(|id| id.0);
     let row = tx
-        .query_opt(&POST, &[&session_id.0, &id.0, &role, &None::<Uuid>, &sender, &content, &client_id, &metadata])
-        .await?;
+        .query_opt(&POST, &[&session_id.0, &id.0, &role, &user_id, &sender, &content, &client_id, &metadata])
+        .await
+        .map_err(|error| match error.reference_to(&[("messages_tenant_id_user_id_fkey", "user_id")]) {
+            StoreError::BrokenReference { .. } => StoreError::Gone { what: "user" },
+            error => error,
+        })?;
     let Some(row) = row else { return Ok(Posting::SessionGone) };
     let row = Reader::new(&POST, &row);
     let Some(posted_id) = row.get::<Option<Uuid>>("id")?.map(MessageId) else { return Ok(Posting::SessionEnded) };
@@ -159,7 +169,7 @@ pub async fn post(tx: &mut TenantTx, session_id: SessionId, message: NewMessage)
         session_id,
         seq: row.count("seq")?,
         role: role.to_owned(),
-        user_id: None,
+        user_id,
         sender,
         content,
         client_id,

@@ -10,6 +10,7 @@
 mod address;
 pub mod api_keys;
 pub mod audit_log;
+pub mod auth_sessions;
 pub mod changes;
 pub mod chunks;
 pub mod documents;
@@ -38,6 +39,7 @@ mod test_support;
 mod tests;
 mod tx;
 pub mod upkeep;
+pub mod users;
 pub mod widgets;
 
 use prometheus_client::{

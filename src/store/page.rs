@@ -65,6 +65,10 @@ pub(super) enum Key {
     MessageAfter(u64),
     /// Of all sessions, newest first.
     FoundMessage(OffsetDateTime, Uuid),
+    /// Newest first.
+    User(OffsetDateTime, Uuid),
+    /// Newest first.
+    ApiAccess(OffsetDateTime, Uuid),
 }
 
 /// Sorts before every row of a list that is newest first.
@@ -157,6 +161,8 @@ impl Cursor {
             }
             Key::Session(created_at, id) => push_time_and_id(&mut bytes, b's', created_at, id),
             Key::FoundMessage(timestamp, id) => push_time_and_id(&mut bytes, b'f', timestamp, id),
+            Key::User(created_at, id) => push_time_and_id(&mut bytes, b'u', created_at, id),
+            Key::ApiAccess(created_at, id) => push_time_and_id(&mut bytes, b'k', created_at, id),
             Key::Document(external_id) => {
                 bytes.push(b'd');
                 bytes.extend(external_id.as_bytes());
@@ -195,6 +201,8 @@ impl Cursor {
             b'p' => Key::Participant(Uuid::from_slice(key).ok()?),
             b's' => time_and_id(key).map(|(created_at, id)| Key::Session(created_at, id))?,
             b'f' => time_and_id(key).map(|(timestamp, id)| Key::FoundMessage(timestamp, id))?,
+            b'u' => time_and_id(key).map(|(created_at, id)| Key::User(created_at, id))?,
+            b'k' => time_and_id(key).map(|(created_at, id)| Key::ApiAccess(created_at, id))?,
             b'm' => Key::MessageBefore(seq(key)?),
             b'n' => Key::MessageAfter(seq(key)?),
             b'd' => Key::Document(std::str::from_utf8(key).ok().filter(|id| !id.contains('\0'))?.to_owned()),
@@ -234,7 +242,7 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
 mod tests {
     use super::*;
 
-    fn keys() -> [Key; 10] {
+    fn keys() -> [Key; 12] {
         let time = OffsetDateTime::from_unix_timestamp_nanos(1_764_000_000_123_456_000).unwrap();
         [
             Key::KnowledgeBase(time, Uuid::now_v7()),
@@ -247,6 +255,8 @@ mod tests {
             Key::MessageBefore(1),
             Key::MessageAfter(u64::MAX >> 1),
             Key::FoundMessage(time, Uuid::now_v7()),
+            Key::User(time, Uuid::now_v7()),
+            Key::ApiAccess(time, Uuid::now_v7()),
         ]
     }
 

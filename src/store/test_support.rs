@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Connections, Store, embedded::EmbeddedCluster, migrate};
 use crate::{
     config::{Config, DatabaseConfig},
-    ctx::{ApiKeyId, Ctx, RequestId, TenantId},
+    ctx::{Actor, ApiKeyId, Ctx, TenantId},
 };
 
 /// A folder that the user whom root makes Postgres run as may pass through.
@@ -65,12 +65,7 @@ impl TestStore {
 
 /// A request of the tenant with that id, in time.
 pub(super) fn ctx(tenant_id: Uuid) -> Ctx {
-    Ctx {
-        tenant_id: TenantId(tenant_id),
-        api_key_id: ApiKeyId::new(),
-        request_id: RequestId::accept_or_new(None),
-        deadline: Instant::now() + Duration::from_secs(60),
-    }
+    Ctx { actor: Actor::ApiKey(ApiKeyId::new()), ..Ctx::of_operator(TenantId(tenant_id)) }
 }
 
 /// Looks again and again, without a pause longer than a moment, until `condition` holds.

@@ -5,13 +5,14 @@
 //!   of dimensions that has many chunks and no index.
 //! - *The log of deletions.* Instances read it to catch up. What is older than a week is deleted, and the knowledge base's
 //!   `pruned_version` says so: an index that is older still is built afresh.
+//! - *Logins that have expired* are deleted.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use super::{Address, Store, StoreError, changes};
+use super::{Address, Store, StoreError, auth_sessions, changes};
 
 /// From the start to the first round, and between rounds.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(15 * 60));
@@ -54,11 +55,23 @@ pub(super) async fn do_what_is_due(store: &Store, owner: &Address, deletions_kep
     client.batch_execute("SET statement_timeout = 0").await.map_err(failed("upkeep/no_timeout"))?;
     let row = client.query_typed_one(LOCK, &[]).await.map_err(failed("upkeep/lock"))?;
     if row.try_get(0).map_err(failed("upkeep/lock"))? {
+        prune_logins(store).await?;
         prune_deletions(store, deletions_kept).await?;
         build_indexes(&client).await?;
     }
     canceller.disarm();
     Ok(())
+}
+
+async fn prune_logins(store: &Store) -> Result<(), StoreError> {
+    loop {
+        let mut tx = store.service_tx().await?;
+        let may_have_more = auth_sessions::prune(&mut tx).await?;
+        tx.commit().await?;
+        if !may_have_more {
+            return Ok(());
+        }
+    }
 }
 
 /// A transaction for each piece, so that no statement is long and none holds the locks of two knowledge bases.

@@ -242,7 +242,12 @@ async fn an_https_service_is_known_by_the_systems_authorities() {
             ("SSL_CERT_FILE", file.display().to_string()),
         ]);
         let serve = Serve::start_with(dir.path(), &settings);
-        let acme = Tenant { id: acme.id, key_id: acme.key_id.clone(), client: acme.client.at(&serve.client()) };
+        let acme = Tenant {
+            id: acme.id,
+            name: acme.name.clone(),
+            key_id: acme.key_id.clone(),
+            client: acme.client.at(&serve.client()),
+        };
         if is_trusted {
             id = acme.knowledge_base_with("manual", "test-model").await;
             acme.put_text(&id, "metal", "iron and copper").await;

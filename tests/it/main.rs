@@ -6,6 +6,8 @@
 
 mod harness;
 
+mod api_keys;
+mod auth;
 mod bad_input;
 mod by_filter;
 mod cli;
@@ -28,4 +30,5 @@ mod search;
 mod sessions;
 mod sync;
 mod tenancy;
+mod users;
 mod widgets;

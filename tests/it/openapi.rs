@@ -6,7 +6,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 use tertulia::api;
 
-use crate::harness::{Embeddings, Reply, TestApp};
+use crate::harness::{Embeddings, PASSWORD, Reply, TestApp};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_document_has_every_route_and_the_page_shows_it() {
@@ -48,6 +48,9 @@ async fn every_answer_has_the_form_that_the_document_says() {
     let meeting = acme.created("/v1/meetings", &json!({ "title": "weekly" })).await;
     let participants = format!("/v1/meetings/{meeting}/participants");
     let participant = acme.created(&participants, &json!({ "name": "Grace" })).await;
+    acme.user("ada@example.com", "owner").await;
+    let user = acme.user("grace@example.com", "agent").await;
+    let api_key = acme.created("/v1/api-keys", &json!({ "scopes": ["knowledge:read"] })).await;
 
     // What others need is deleted last, the inner before the outer.
     let mut routes: Vec<_> = api::ROUTES.iter().collect();
@@ -58,7 +61,8 @@ async fn every_answer_has_the_form_that_the_document_says() {
         let path = path.replace("{generation_id}", &generation_id).replace("{session_id}", &session);
         let mut path = path.replace("{message_id}", message["id"].as_str().unwrap());
         path = path.replace("{widget_id}", &widget).replace("{meeting_id}", &meeting);
-        path = path.replace("{participant_id}", &participant);
+        path = path.replace("{participant_id}", &participant).replace("{user_id}", &user);
+        path = path.replace("{api_key_id}", &api_key);
         if route.name == "search_messages" {
             path += "?q=marlin";
         }
@@ -74,7 +78,19 @@ async fn every_answer_has_the_form_that_the_document_says() {
                 let filter = json!({ "type": "eq", "key": "lang", "value": "en" });
                 json!({ "filter": filter, "metadata": { "lang": "en" } }).to_string()
             }
-            (&Method::POST, pattern) if ["/warm", "/end"].iter().any(|deed| pattern.ends_with(deed)) => String::new(),
+            (&Method::POST, "/v1/auth/login") => {
+                json!({ "tenant": "acme", "email": "ada@example.com", "password": PASSWORD }).to_string()
+            }
+            (&Method::POST, "/v1/auth/password") => {
+                json!({ "current_password": PASSWORD, "new_password": PASSWORD }).to_string()
+            }
+            (&Method::POST, "/v1/users") => json!({ "email": "another@example.com", "role": "viewer" }).to_string(),
+            (&Method::PATCH, "/v1/users/{user_id}") => json!({ "name": "Grace", "role": "admin" }).to_string(),
+            (&Method::POST, "/v1/api-keys") => json!({ "scopes": ["knowledge:read"] }).to_string(),
+            (&Method::POST, "/v1/api-keys/{api_key_id}/rotate") => json!({ "overlap_seconds": 60 }).to_string(),
+            (&Method::POST, pattern) if ["/warm", "/end", "/logout"].iter().any(|deed| pattern.ends_with(deed)) => {
+                String::new()
+            }
             (&Method::POST, "/v1/widgets") => {
                 json!({ "name": "another", "allowed_origins": ["https://example.com"] }).to_string()
             }
@@ -110,12 +126,15 @@ async fn every_answer_has_the_form_that_the_document_says() {
             let (client, path, body) = (client.clone(), path.clone(), body.clone());
             async move { client.send_bytes(route.method.clone(), &path, "application/json", body).await }
         };
-        if route.scope().is_some() {
+        if route.wants_caller() {
             let refused = send(&app.client()).await;
             assert_eq!(refused.status, 401, "{path}");
             check_reply(&document, operation, &refused, &path);
         }
-        let reply = send(&acme.client).await;
+        let reply = match route.pattern.starts_with("/v1/auth/") {
+            true => send(&acme.log_in("ada@example.com").await).await,
+            false => send(&acme.client).await,
+        };
         assert!((200..300).contains(&reply.status), "{} {path}: {reply:?}", route.method);
         check_reply(&document, operation, &reply, &path);
         if route.name == "create_generation" {

@@ -30,7 +30,16 @@ async fn behind_proxy() -> (TestApp, Proxy, Tenant, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn searches_go_on_and_writes_are_told_to_come_again() {
     let (app, proxy, acme, id) = behind_proxy().await;
+    acme.user("ada@example.com", "viewer").await;
+    let ada = acme.log_in("ada@example.com").await;
+    let search = format!("/v1/knowledge-bases/{id}/search");
+    assert_eq!(ada.post(&search, &json!({ "query": "turtles" })).await.status, 200);
     proxy.cut();
+    assert_eq!(ada.post(&search, &json!({ "query": "turtles" })).await.status, 200, "her login is remembered");
+    let login = acme.try_log_in("ada@example.com", crate::harness::PASSWORD).await;
+    assert_eq!((login.status, login.problem().as_str()), (503, "unavailable"));
+    let unseen = app.client().with_key(&format!("tl_{}", "0".repeat(64))).post(&search, &json!({ "query": "x" })).await;
+    assert_eq!((unseen.status, unseen.problem().as_str()), (503, "unavailable"), "nobody can tell");
     let answer = acme.search(&id, &json!({ "query": "turtles" })).await;
     assert_eq!((external_ids(&answer), answer["source"].as_str()), (vec!["a"], Some("memory")));
 

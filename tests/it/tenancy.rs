@@ -1,10 +1,10 @@
 //! Tenancy: each route of the table, asked by everyone who must not be answered.
 
 use serde_json::json;
-use tertulia::{api, ctx::Scope};
+use tertulia::{accounts::roles::Role, api, ctx::Scope};
 use tokio_postgres::{SimpleQueryMessage, error::SqlState};
 
-use crate::harness::{TestApp, connect, external_ids};
+use crate::harness::{PASSWORD, Tenant, TestApp, connect, external_ids};
 
 /// What to put for each path parameter.
 struct Ids {
@@ -14,13 +14,24 @@ struct Ids {
     widget: String,
     meeting: String,
     participant: String,
+    user: String,
+    api_key: String,
 }
 
 impl Ids {
     /// Of things that never were.
     fn never() -> Self {
         let id = || uuid::Uuid::now_v7().to_string();
-        Self { knowledge_base: id(), session: id(), message: id(), widget: id(), meeting: id(), participant: id() }
+        Self {
+            knowledge_base: id(),
+            session: id(),
+            message: id(),
+            widget: id(),
+            meeting: id(),
+            participant: id(),
+            user: id(),
+            api_key: id(),
+        }
     }
 
     fn fill(&self, pattern: &str) -> String {
@@ -33,6 +44,8 @@ impl Ids {
             .replace("{widget_id}", &self.widget)
             .replace("{meeting_id}", &self.meeting)
             .replace("{participant_id}", &self.participant)
+            .replace("{user_id}", &self.user)
+            .replace("{api_key_id}", &self.api_key)
     }
 }
 
@@ -40,7 +53,13 @@ fn body(method: &str, pattern: &str) -> serde_json::Value {
     match (method, pattern) {
         ("POST", "/v1/knowledge-bases") => json!({ "name": "another" }),
         ("POST", pattern) if pattern.ends_with("/search") => json!({ "query": "secret" }),
-        ("POST", pattern) if pattern.ends_with("/warm") || pattern.ends_with("/end") => serde_json::Value::Null,
+        ("POST", pattern) if ["/warm", "/end", "/logout"].iter().any(|deed| pattern.ends_with(deed)) => {
+            serde_json::Value::Null
+        }
+        ("POST", "/v1/auth/password") => json!({ "current_password": PASSWORD, "new_password": "of an intruder" }),
+        ("POST", "/v1/users") => json!({ "email": "intruder@example.com", "role": "owner" }),
+        ("POST", "/v1/api-keys") => json!({ "scopes": ["knowledge:read"] }),
+        ("POST", pattern) if pattern.ends_with("/rotate") => json!({}),
         ("POST", "/v1/widgets") => json!({ "name": "another" }),
         ("POST", "/v1/meetings") => json!({ "title": "another" }),
         ("POST", pattern) if pattern.ends_with("/participants") => json!({ "name": "intruder" }),
@@ -65,6 +84,24 @@ fn by_filter(pattern: &str) -> serde_json::Value {
     }
 }
 
+/// Tokens of `acme`'s people that hold no more, each for another reason.
+async fn spent_tokens(app: &TestApp, acme: &Tenant) -> Vec<String> {
+    acme.user("gone@example.com", "owner").await;
+    let [expired, ended, removed] = [
+        acme.log_in("ada@example.com").await,
+        acme.log_in("ada@example.com").await,
+        acme.log_in("gone@example.com").await,
+    ];
+    assert_eq!(ended.post_nothing("/v1/auth/logout").await.status, 204);
+    let me = removed.get("/v1/auth/me").await.json();
+    assert_eq!(acme.client.delete(&format!("/v1/users/{}", me["id"].as_str().unwrap())).await.status, 204);
+    let expire =
+        "UPDATE auth_sessions SET expires_at = now() - interval '1 s' WHERE token_sha256 = sha256($1::text::bytea)";
+    let secret = expired.key().strip_prefix("tl_").unwrap().to_owned();
+    assert_eq!(connect(&app.database.owner_url()).await.execute(expire, &[&secret]).await.unwrap(), 1);
+    [expired, ended, removed].iter().map(|client| client.key().to_owned()).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_route_answers_a_stranger() {
     let app = TestApp::start().await;
@@ -79,6 +116,11 @@ async fn no_route_answers_a_stranger() {
     let meeting = acme.created("/v1/meetings", &json!({ "title": "weekly" })).await;
     let participants = format!("/v1/meetings/{meeting}/participants");
     let participant = acme.created(&participants, &json!({ "name": "Grace" })).await;
+    let user = acme.user("ada@example.com", "owner").await;
+    acme.user("vera@example.com", "viewer").await;
+    stranger.user("ada@example.com", "owner").await;
+    let (viewer, strange_owner) = (acme.log_in("vera@example.com").await, stranger.log_in("ada@example.com").await);
+    let api_key = acme.created("/v1/api-keys", &json!({ "scopes": ["knowledge:read"] })).await;
     let ids = Ids {
         knowledge_base: id.clone(),
         session: session.clone(),
@@ -86,36 +128,50 @@ async fn no_route_answers_a_stranger() {
         widget: widget.clone(),
         meeting: meeting.clone(),
         participant,
+        user: user.clone(),
+        api_key: api_key.clone(),
     };
     let never = Ids::never();
     let forged = format!("{}0", &"tt_0123456789abcdef_0123456789abcdef0123456789abcdef0123456789abcdef"[..67]);
+    let forged_token = format!("tl_{}", "0123456789abcdef".repeat(4));
+    let mut refused = vec!["nonsense".to_owned(), forged, forged_token];
+    refused.extend(spent_tokens(&app, &acme).await);
     let mut asked = 0;
-    for route in api::ROUTES.iter().filter(|route| route.scope().is_some()) {
+    for route in api::ROUTES.iter().filter(|route| route.wants_caller()) {
         let (method, pattern) = (route.method.as_str(), route.pattern);
         let verb: hyper::Method = method.parse().unwrap();
         let path = ids.fill(pattern);
         let text = body(method, pattern).to_string();
 
-        for client in [app.client(), app.client().with_key("nonsense"), app.client().with_key(&forged)] {
+        let refused = refused.iter().map(|token| app.client().with_key(token));
+        for client in refused.chain([app.client()]) {
             let reply = client.send_bytes(verb.clone(), &path, "application/json", text.clone()).await;
             assert_eq!((reply.status, reply.problem().as_str()), (401, "unauthenticated"), "{method} {pattern}");
         }
-        let wrong = Scope::ALL.into_iter().filter(|scope| Some(*scope) != route.scope()).collect::<Vec<_>>();
-        let reply =
-            app.key_with(&acme, &wrong).await.send_bytes(verb.clone(), &path, "application/json", text.clone()).await;
-        assert_eq!((reply.status, reply.problem().as_str()), (403, "forbidden"), "{method} {pattern}");
+        if let Some(needed) = route.scope() {
+            let wrong = Scope::ALL.into_iter().filter(|scope| *scope != needed).collect::<Vec<_>>();
+            let mut short = vec![app.key_with(&acme, &wrong).await];
+            short.extend((!Role::Viewer.scopes().has(needed)).then(|| viewer.clone()));
+            for client in short {
+                let reply = client.send_bytes(verb.clone(), &path, "application/json", text.clone()).await;
+                assert_eq!((reply.status, reply.problem().as_str()), (403, "forbidden"), "{method} {pattern}");
+            }
+        }
 
         if pattern.contains('{') {
             // Another tenant's is answered by the same bytes as one that never was, but for the request's id.
-            let theirs = stranger.client.send_bytes(verb.clone(), &path, "application/json", text.clone()).await;
-            let nobodys = stranger.client.send_bytes(verb, &never.fill(pattern), "application/json", text).await;
-            let strip = |reply: &crate::harness::Reply| {
-                let mut problem = reply.json();
-                problem.as_object_mut().unwrap().remove("request_id");
-                problem
-            };
-            assert_eq!(theirs.status, 404, "{method} {pattern}: {theirs:?}");
-            assert_eq!(strip(&theirs), strip(&nobodys), "{method} {pattern}");
+            let nobodys = never.fill(pattern);
+            for client in [&stranger.client, &strange_owner] {
+                let theirs = client.send_bytes(verb.clone(), &path, "application/json", text.clone()).await;
+                let nobodys = client.send_bytes(verb.clone(), &nobodys, "application/json", text.clone()).await;
+                let strip = |reply: &crate::harness::Reply| {
+                    let mut problem = reply.json();
+                    problem.as_object_mut().unwrap().remove("request_id");
+                    problem
+                };
+                assert_eq!(theirs.status, 404, "{method} {pattern}: {theirs:?}");
+                assert_eq!(strip(&theirs), strip(&nobodys), "{method} {pattern}");
+            }
         }
         asked += 1;
     }
@@ -133,9 +189,17 @@ async fn no_route_answers_a_stranger() {
     assert!(head["title"] == "weekly" && head["ended_at"].is_null());
     let people = acme.client.get(&participants).await.json();
     assert_eq!((people["total"].as_u64(), people["items"][0]["name"].as_str()), (Some(1), Some("Grace")));
+    assert!(acme.client.get(&format!("/v1/api-keys/{api_key}")).await.json()["revoked_at"].is_null());
+    let ada = acme.client.get(&format!("/v1/users/{user}")).await.json();
+    assert_eq!((ada["role"].as_str(), ada["name"].as_str()), (Some("owner"), Some("")));
+    assert_eq!(acme.log_in("ada@example.com").await.get("/v1/auth/me").await.json()["id"], user.as_str());
     for list in ["/v1/knowledge-bases", "/v1/widgets", "/v1/meetings", "/v1/sessions", "/v1/messages/search?q=secret"] {
         let list = stranger.client.get(list).await.json();
         assert_eq!(list["items"].as_array().unwrap().len(), 0);
+    }
+    for list in ["/v1/users", "/v1/api-keys"] {
+        let own = strange_owner.get(list).await.json();
+        assert_eq!(own["total"], 1, "{own}");
     }
 }
 

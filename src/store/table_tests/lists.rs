@@ -117,35 +117,47 @@ async fn tenants_and_keys_are_found_by_their_names() {
     let found = tenants::find_by_slug(&mut tx, "acme").await.unwrap().unwrap();
     assert_eq!((found.id, found.tier.as_str()), (ctx.tenant_id, "free"));
     assert_eq!(tenants::find_by_slug(&mut tx, "none").await.unwrap(), None);
+    tx.commit().await.unwrap();
+    let mut tx = db.tx(&ctx).await;
     let expires_at = OffsetDateTime::now_utc() + Duration::days(1);
     for (public_id, expires_at) in [("aa", None), ("bb", Some(expires_at))] {
-        let key = NewApiKey {
-            tenant_id: ctx.tenant_id,
-            public_id,
-            secret_sha256: &[9; 32],
-            name: "ci",
-            scopes: &["knowledge:read"],
-            expires_at,
-        };
+        let key = NewApiKey { public_id, secret_sha256: &[9; 32], name: "ci", scopes: &["knowledge:read"], expires_at };
         api_keys::insert(&mut tx, &key).await.unwrap();
     }
-    assert_eq!(api_keys::list(&mut tx, ctx.tenant_id).await.unwrap().len(), 2);
+    assert_eq!(api_keys::list(&mut tx, &offset(9, 0)).await.unwrap().total, Some(2));
     tx.commit().await.unwrap();
 
-    let found = api_keys::find_by_public_id(&db.store, "bb").await.unwrap().unwrap();
+    let find_with = async |public_id, secret| {
+        let minute = std::time::Duration::from_secs(60);
+        api_keys::find_by_public_id(&db.store, public_id, secret, minute).await.unwrap()
+    };
+    let find = async |public_id| find_with(public_id, &[9; 32]).await;
+    let wrong = find_with("bb", &[8; 32]).await.unwrap();
+    let mut tx = db.tx(&ctx).await;
+    let unused = api_keys::find(&mut tx, wrong.id).await.unwrap().unwrap().last_used_at;
+    assert_eq!(unused, None, "somebody had its public id only");
+    tx.commit().await.unwrap();
+    let found = find("bb").await.unwrap();
     assert_eq!(
         (found.tenant_id, found.secret_sha256, found.scopes),
         (ctx.tenant_id, [9; 32], vec!["knowledge:read".into()])
     );
     assert!(found.expires_at.is_some_and(|at| (at - expires_at).abs() < Duration::milliseconds(1)));
     assert_ne!(found.id, ApiKeyId::new());
-    let mut tx = db.store.service_tx().await.unwrap();
-    assert!(api_keys::revoke(&mut tx, "bb").await.unwrap());
-    assert!(!api_keys::revoke(&mut tx, "bb").await.unwrap(), "it holds no more");
-    assert!(api_keys::list(&mut tx, ctx.tenant_id).await.unwrap().iter().any(|row| row.revoked_at.is_some()));
+    let mut tx = db.tx(&ctx).await;
+    let first = api_keys::find(&mut tx, found.id).await.unwrap().unwrap().last_used_at;
+    assert!(first.is_some(), "it was used");
+    assert!(find("bb").await.is_some());
+    let second = api_keys::find(&mut tx, found.id).await.unwrap().unwrap().last_used_at;
+    assert_eq!(second, first, "that is not noted each time");
+    assert_eq!(api_keys::find_id(&db.store, "bb").await.unwrap(), Some((ctx.tenant_id, found.id)));
+    assert!(api_keys::revoke(&mut tx, found.id).await.unwrap());
+    assert!(!api_keys::revoke(&mut tx, found.id).await.unwrap(), "it holds no more");
+    assert!(api_keys::list(&mut tx, &offset(9, 0)).await.unwrap().items.iter().any(|row| row.revoked_at.is_some()));
     tx.commit().await.unwrap();
-    assert_eq!(api_keys::find_by_public_id(&db.store, "bb").await.unwrap(), None);
-    assert_eq!(api_keys::find_by_public_id(&db.store, "cc").await.unwrap(), None);
+    assert_eq!(find("bb").await, None);
+    assert_eq!(api_keys::find_id(&db.store, "bb").await.unwrap(), None);
+    assert_eq!(find("cc").await, None);
 
     let superuser = db.superuser().await;
     superuser.batch_execute("DELETE FROM tenants").await.unwrap();

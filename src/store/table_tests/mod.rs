@@ -8,6 +8,7 @@ mod hot_queries;
 mod isolation;
 mod lists;
 mod notifications;
+mod people;
 mod schema;
 mod search;
 mod statements;
@@ -44,7 +45,7 @@ use super::{
 };
 use crate::{
     config::{Config, DatabaseConfig},
-    ctx::{ApiKeyId, Ctx, DocumentId, RequestId, TenantId},
+    ctx::{Actor, ApiKeyId, Ctx, DocumentId, TenantId},
 };
 
 /// Longest that a test waits for a condition.
@@ -143,10 +144,9 @@ impl TestDatabase {
         let tenant_id = tenants::insert(&mut tx, slug, "free").await.unwrap().unwrap();
         tx.commit().await.unwrap();
         Ctx {
-            tenant_id,
-            api_key_id: ApiKeyId::new(),
-            request_id: RequestId::accept_or_new(None),
+            actor: Actor::ApiKey(ApiKeyId::new()),
             deadline: Instant::now() + 10 * PATIENCE,
+            ..Ctx::of_operator(tenant_id)
         }
     }
 

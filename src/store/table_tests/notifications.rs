@@ -45,10 +45,9 @@ async fn a_changed_key_is_told() {
     let db = TestDatabase::create().await;
     let ctx = db.tenant("acme").await;
     let mut listener = db.store.listen().await.unwrap();
-    let mut tx = db.store.service_tx().await.unwrap();
-    let (tenant_id, secret_sha256) = (ctx.tenant_id, &[1; 32]);
-    let key = NewApiKey { tenant_id, public_id: "aa", secret_sha256, name: "", scopes: &[], expires_at: None };
-    api_keys::insert(&mut tx, &key).await.unwrap();
+    let mut tx = db.tx(&ctx).await;
+    let key = NewApiKey { public_id: "aa", secret_sha256: &[1; 32], name: "", scopes: &[], expires_at: None };
+    let id = api_keys::insert(&mut tx, &key).await.unwrap().id;
     tx.commit().await.unwrap();
     let told = |public_id: &str| Notification::ApiKey { public_id: public_id.into() };
     assert_eq!(heard(&mut listener).await, told("aa"));
@@ -56,8 +55,8 @@ async fn a_changed_key_is_told() {
     service.batch_execute("UPDATE api_keys SET last_used_at = now(), name = 'x'").await.unwrap();
     service.batch_execute("UPDATE api_keys SET public_id = 'bb'").await.unwrap();
     assert_eq!([heard(&mut listener).await, heard(&mut listener).await], [told("aa"), told("bb")]);
-    let mut tx = db.store.service_tx().await.unwrap();
-    assert!(api_keys::revoke(&mut tx, "bb").await.unwrap());
+    let mut tx = db.tx(&ctx).await;
+    assert!(api_keys::revoke(&mut tx, id).await.unwrap());
     tx.commit().await.unwrap();
     assert_eq!(heard(&mut listener).await, told("bb"));
     service.batch_execute("DELETE FROM api_keys").await.unwrap();

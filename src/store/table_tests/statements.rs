@@ -5,9 +5,12 @@ use std::{fs, path::Path};
 use super::{TestDatabase, value};
 
 /// Folders of statements that run in the pools' transactions.
-const FOLDERS: [&str; 14] = [
+const FOLDERS: [&str; 17] = [
     "tenants",
     "api_keys",
+    "users",
+    "auth_sessions",
+    "audit_log",
     "widgets",
     "meetings",
     "participants",
@@ -55,6 +58,8 @@ async fn lists_and_lookups_are_served_by_indexes() {
     // Counts read everything by nature, one has no table to speak of, and the searches' work is inside of functions.
     let exempt = [
         "knowledge_bases/count",
+        "users/count",
+        "api_keys/count",
         "widgets/count",
         "meetings/count",
         "tenants/list",
@@ -68,8 +73,19 @@ async fn lists_and_lookups_are_served_by_indexes() {
         if !is_read || exempt.contains(&name.as_str()) {
             continue;
         }
-        let is_service =
-            ["tenants/", "api_keys/", "changes/", "building/", "knowledge_bases/list_versions", "sessions/list_heads"];
+        let is_service = [
+            "tenants/",
+            "api_keys/find_by_public_id",
+            "api_keys/find_id",
+            "users/find_to_log_in",
+            "users/find_password",
+            "auth_sessions/find_by_token",
+            "auth_sessions/prune",
+            "changes/",
+            "building/",
+            "knowledge_bases/list_versions",
+            "sessions/list_heads",
+        ];
         let role =
             if is_service.iter().any(|prefix| name.starts_with(prefix)) { "tertulia_svc" } else { "tertulia_user" };
         let client = db.connect(role).await;

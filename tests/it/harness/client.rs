@@ -66,6 +66,11 @@ impl Client {
         Self { key: Some(key.to_owned()), ..self.clone() }
     }
 
+    /// The same server without a key.
+    pub fn without_key(&self) -> Self {
+        Self { key: None, ..self.clone() }
+    }
+
     /// The key that it sends.
     pub fn key(&self) -> &str {
         self.key.as_deref().expect("it has one")
@@ -106,6 +111,11 @@ impl Client {
 
     pub async fn post(&self, path: &str, body: &Value) -> Reply {
         self.send_bytes(Method::POST, path, "application/json", body.to_string()).await
+    }
+
+    /// Posts without a body.
+    pub async fn post_nothing(&self, path: &str) -> Reply {
+        self.send(self.request(Method::POST, path).body(Full::default()).unwrap()).await
     }
 
     pub async fn put(&self, path: &str, body: &Value) -> Reply {

@@ -18,12 +18,12 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc};
 use serde_json::{Value, json};
 use tertulia::{
     accounts::{
-        keys::NewKey,
+        keys::{self, CreatedKey, KeyDraft},
         tenants::{self, Tier},
     },
     app::{App, Stack},
     config::Config,
-    ctx::{Scope, TenantId},
+    ctx::{Ctx, Scope, TenantId},
     store::{self, Store},
 };
 use tokio_postgres::NoTls;
@@ -35,6 +35,11 @@ pub use proxy::Proxy;
 
 /// Settings of a test by their environment variables, on top of the harness's own.
 pub type Settings = HashMap<&'static str, String>;
+
+/// The password of a test's people.
+pub const PASSWORD: &str = "correct horse battery";
+/// A change has come to every server by then, and not only because what they remember grew old (30 s).
+const SOON: std::time::Duration = std::time::Duration::from_secs(15);
 
 /// A running server with a database of its own.
 pub struct TestApp {
@@ -151,7 +156,7 @@ impl TestApp {
         let store = self.operator_store().await;
         let id = tenants::create(&store, name, Tier::Pro).await.unwrap();
         let key = create_key(&store, id, &Scope::ALL).await;
-        Tenant { id, key_id: key.public_id, client: self.client().with_key(&key.text) }
+        Tenant { id, name: name.to_owned(), key_id: key.row.public_id, client: self.client().with_key(&key.text) }
     }
 
     /// A client with a new key of `tenant` that has only `scopes`.
@@ -168,27 +173,17 @@ impl TestApp {
     }
 }
 
-async fn create_key(store: &Store, tenant_id: TenantId, scopes: &[Scope]) -> NewKey {
-    let key = NewKey::generate().unwrap();
-    let words: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
-    let mut tx = store.service_tx().await.unwrap();
-    let row = store::api_keys::NewApiKey {
-        tenant_id,
-        public_id: &key.public_id,
-        secret_sha256: &key.secret_sha256,
-        name: "test",
-        scopes: &words,
-        expires_at: None,
-    };
-    store::api_keys::insert(&mut tx, &row).await.unwrap();
-    tx.commit().await.unwrap();
-    key
+async fn create_key(store: &Store, tenant_id: TenantId, scopes: &[Scope]) -> CreatedKey {
+    let draft = KeyDraft { name: "test".into(), scopes: scopes.iter().copied().collect(), expires_at: None };
+    keys::create(store, &Ctx::of_operator(tenant_id), &draft).await.unwrap()
 }
 
 /// A tenant and a client with its key.
 pub struct Tenant {
     /// Its id.
     pub id: TenantId,
+    /// Its short name.
+    pub name: String,
     /// The public id of the client's key.
     pub key_id: String,
     /// Speaks with the tenant's key.
@@ -228,6 +223,24 @@ impl Tenant {
         let reply = self.client.post(path, draft).await;
         assert_eq!(reply.status, 201, "{reply:?}");
         reply.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Creates a person of that role with [`PASSWORD`]; gives their id.
+    pub async fn user(&self, email: &str, role: &str) -> String {
+        self.created("/v1/users", &json!({ "email": email, "role": role, "password": PASSWORD })).await
+    }
+
+    /// Asks to log somebody in.
+    pub async fn try_log_in(&self, email: &str, password: &str) -> Reply {
+        let draft = json!({ "tenant": self.name, "email": email, "password": password });
+        self.client.without_key().post("/v1/auth/login", &draft).await
+    }
+
+    /// A client with a new login of somebody who has [`PASSWORD`].
+    pub async fn log_in(&self, email: &str) -> Client {
+        let reply = self.try_log_in(email, PASSWORD).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        self.client.with_key(reply.json()["token"].as_str().unwrap())
     }
 
     /// Starts a session; gives its id.
@@ -277,6 +290,14 @@ pub async fn until<T>(what: &str, condition: impl AsyncFn() -> Option<T>) -> T {
         assert!(tokio::time::Instant::now() < give_up, "waited too long until {what}");
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
+}
+
+/// [`until`], within the time in which every server hears of a change.
+pub async fn soon<T>(what: &str, condition: impl AsyncFn() -> Option<T>) -> T {
+    let start = tokio::time::Instant::now();
+    let value = until(what, condition).await;
+    assert!(start.elapsed() < SOON, "it took {:?} until {what}", start.elapsed());
+    value
 }
 
 /// [`until`] for tests without a runtime.

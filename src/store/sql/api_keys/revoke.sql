@@ -1,3 +1,3 @@
 UPDATE api_keys
-SET revoked_at = now()
-WHERE public_id = $1 AND revoked_at IS NULL
+SET revoked_at = clock_timestamp()
+WHERE tenant_id = (SELECT tertulia_tenant_id()) AND id = $1 AND revoked_at IS NULL

@@ -1,0 +1,6 @@
+-- One who may still log in.
+SELECT EXISTS (
+    SELECT
+    FROM users
+    WHERE tenant_id = (SELECT tertulia_tenant_id()) AND id <> $1 AND role = 'owner' AND disabled_at IS NULL
+)
