@@ -40,6 +40,7 @@ pub use fuse::Fusion;
 pub use graph::{GraphBuilt, VectorSearch};
 pub use highlight::Highlighter;
 pub use index::{ApplyError, GraphStep, Index, Settings};
+pub use payload::Row;
 pub use question::{CONDITIONS_MAX, Question};
 pub use recall::{Recall, RecallReport};
 pub use search::{

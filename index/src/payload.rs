@@ -31,19 +31,27 @@ pub(crate) struct Payload {
     strings: Strings,
 }
 
-/// One chunk's payload, borrowed from a chunk or a segment.
+/// What is told of a chunk that is found, borrowed from a chunk or a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Row<'a> {
-    pub(crate) id: Uuid,
-    pub(crate) document_id: Uuid,
-    pub(crate) external_id: &'a str,
-    pub(crate) title: &'a str,
-    pub(crate) source_url: Option<&'a str>,
-    pub(crate) heading: &'a str,
-    pub(crate) ordinal: u32,
-    pub(crate) content: &'a str,
-    /// A JSON object.
-    pub(crate) metadata_json: &'a str,
+pub struct Row<'a> {
+    /// The chunk's id.
+    pub id: Uuid,
+    /// The document that the chunk is a part of.
+    pub document_id: Uuid,
+    /// The caller's own name of the document.
+    pub external_id: &'a str,
+    /// The document's title.
+    pub title: &'a str,
+    /// Where people can read the document.
+    pub source_url: Option<&'a str>,
+    /// Headings that the chunk stands under, outermost first, joined by ` › `.
+    pub heading: &'a str,
+    /// Place among the document's chunks, from 0.
+    pub ordinal: u32,
+    /// The text.
+    pub content: &'a str,
+    /// The metadata, as the text of a JSON object.
+    pub metadata_json: &'a str,
 }
 
 impl Payload {

@@ -129,24 +129,15 @@ pub struct Neighbour {
 }
 
 impl Neighbour {
-    /// The chunk's id.
-    pub fn chunk_id(&self) -> Uuid {
-        self.segment.payload.row(self.doc).id
-    }
-
-    /// Place among the document's chunks, from 0.
-    pub fn ordinal(&self) -> u32 {
-        self.segment.payload.row(self.doc).ordinal
-    }
-
-    /// The text.
-    pub fn content(&self) -> &str {
-        self.segment.payload.row(self.doc).content
+    /// All that there is of the chunk.
+    pub fn row(&self) -> Row<'_> {
+        self.segment.payload.row(self.doc)
     }
 }
 
 impl Hit {
-    fn row(&self) -> Row<'_> {
+    /// All that there is of the chunk: quicker than one after the other.
+    pub fn row(&self) -> Row<'_> {
         self.segment.payload.row(self.doc)
     }
 
@@ -627,7 +618,7 @@ impl Asked<'_> {
         }
         for hit in hits {
             for side in [&mut hit.before, &mut hit.after] {
-                side.sort_by_key(|neighbour| (neighbour.ordinal(), neighbour.chunk_id()));
+                side.sort_by_key(|neighbour| (neighbour.row().ordinal, neighbour.row().id));
             }
         }
     }

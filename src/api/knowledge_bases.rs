@@ -306,7 +306,8 @@ struct NeighbourView<'a> {
 
 impl<'a> From<&'a Neighbour> for NeighbourView<'a> {
     fn from(neighbour: &'a Neighbour) -> Self {
-        Self { chunk_id: neighbour.chunk_id(), ordinal: neighbour.ordinal(), content: neighbour.content() }
+        let tertulia_index::Row { id, ordinal, content, .. } = neighbour.row();
+        Self { chunk_id: id, ordinal, content }
     }
 }
 
@@ -427,18 +428,19 @@ fn search_view(id: KnowledgeBaseId, found: &Found, expands: bool, took_us: u64) 
             };
             let hit_view = |hit| -> Result<HitView<'_>, Error> {
                 let hit: &tertulia_index::Hit = hit;
+                let row = hit.row();
                 Ok(HitView {
-                    chunk_id: hit.chunk_id(),
-                    document_id: hit.document_id(),
-                    external_id: hit.external_id(),
-                    title: hit.title(),
-                    source_url: hit.source_url(),
-                    heading: hit.heading(),
-                    ordinal: hit.ordinal(),
-                    content: hit.content(),
+                    chunk_id: row.id,
+                    document_id: row.document_id,
+                    external_id: row.external_id,
+                    title: row.title,
+                    source_url: row.source_url,
+                    heading: row.heading,
+                    ordinal: row.ordinal,
+                    content: row.content,
                     score: hit.score,
                     rerank_score: None,
-                    metadata: hit.metadata_json(),
+                    metadata: row.metadata_json,
                     before: expands.then(|| hit.before.iter().map(NeighbourView::from).collect()),
                     after: expands.then(|| hit.after.iter().map(NeighbourView::from).collect()),
                     highlights: highlight_views(hit.highlights.as_ref()),

@@ -324,7 +324,7 @@ fn hits_show_their_neighbours_and_the_words() {
     let answer = index.search(&asked).expect("an answer");
     let hit = &answer.hits[0];
     let contents = |neighbours: &[Neighbour]| {
-        neighbours.iter().map(|neighbour| neighbour.content().to_owned()).collect::<Vec<_>>()
+        neighbours.iter().map(|neighbour| neighbour.row().content.to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(contents(&hit.before), ["one", "two"]);
     assert_eq!(contents(&hit.after), ["four"], "what the filter keeps out is not shown");

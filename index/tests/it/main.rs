@@ -43,7 +43,7 @@ fn assert_same(index: &Index, plain: &Plain, question: &Question) {
     assert_eq!((index.version(), index.len()), (plain.version, plain.chunks.len()));
     let answer = match (ask(index, question), plain.answer(question, &Fusion::default())) {
         (Ok(answer), Ok(expected)) => {
-            let ids = |neighbours: &[Neighbour]| neighbours.iter().map(Neighbour::chunk_id).collect();
+            let ids = |neighbours: &[Neighbour]| neighbours.iter().map(|neighbour| neighbour.row().id).collect();
             let found = answer.hits.iter().map(|hit| Expected {
                 id: hit.chunk_id(),
                 score: hit.score,
@@ -81,8 +81,8 @@ fn assert_same(index: &Index, plain: &Plain, question: &Question) {
         assert!(ranks.iter().any(Option::is_some));
         let neighbours = hit.before.iter().chain(&hit.after);
         for neighbour in neighbours {
-            let chunk = &plain.chunks[&neighbour.chunk_id()];
-            assert_eq!((neighbour.ordinal(), neighbour.content()), (chunk.ordinal, chunk.content.as_str()));
+            let chunk = &plain.chunks[&neighbour.row().id];
+            assert_eq!((neighbour.row().ordinal, neighbour.row().content), (chunk.ordinal, chunk.content.as_str()));
         }
     }
 }
