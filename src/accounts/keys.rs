@@ -18,6 +18,7 @@ use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
 
 use crate::{
+    accounts::tenants::Tier,
     ctx::{ApiKeyId, Scope, TenantId},
     error::Error,
     store::{self, Store, StoreError},
@@ -41,6 +42,8 @@ pub struct Caller {
     pub tenant_id: TenantId,
     /// The key.
     pub api_key_id: ApiKeyId,
+    /// What the tenant pays for.
+    pub tier: Tier,
     scopes: [bool; Scope::ALL.len()],
 }
 
@@ -115,7 +118,7 @@ impl Accounts {
         self.cached.forget(public_id).await;
     }
 
-    /// Asks Postgres again for every key, because changes may have been missed.
+    /// Asks Postgres again for every key, because changes may have been missed, or are a tenant's.
     pub fn recheck_all(&self) {
         self.cached.recheck_all();
     }
@@ -185,12 +188,14 @@ impl Cached {
     }
 }
 
-impl From<store::api_keys::ApiKeyRow> for Known {
-    fn from(row: store::api_keys::ApiKeyRow) -> Self {
+impl From<(store::api_keys::ApiKeyRow, String)> for Known {
+    fn from((row, tier): (store::api_keys::ApiKeyRow, String)) -> Self {
+        // A word that this version does not know is not worth more than the least.
+        let tier = Tier::parse(&tier).unwrap_or(Tier::Free);
         let scopes = Scope::ALL.map(|scope| row.scopes.iter().any(|word| word == scope.as_str()));
         Self {
             secret_sha256: row.secret_sha256,
-            caller: Caller { tenant_id: row.tenant_id, api_key_id: row.id, scopes },
+            caller: Caller { tenant_id: row.tenant_id, api_key_id: row.id, tier, scopes },
             expires_at: row.expires_at,
         }
     }
@@ -249,6 +254,7 @@ mod tests {
             caller: Caller {
                 tenant_id: TenantId::new(),
                 api_key_id: ApiKeyId::new(),
+                tier: Tier::Free,
                 scopes: [true; Scope::ALL.len()],
             },
             expires_at: None,

@@ -26,6 +26,11 @@ impl Tier {
             Self::Enterprise => "enterprise",
         }
     }
+
+    /// The tier that `word` stands for.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Free, Self::Pro, Self::Enterprise].into_iter().find(|tier| tier.as_str() == word)
+    }
 }
 
 /// Longest name of a tenant, in characters: it may become a host name's label (RFC 1035, section 2.3.4).

@@ -287,12 +287,10 @@ fn failures(route: &Route) -> Vec<Error> {
     let follows = |error: &Error| match error {
         Error::Invalid { .. } | Error::Unauthenticated | Error::Forbidden { .. } => has_key,
         Error::NotFound { .. } => has_path_parameters,
+        Error::RateLimited { .. } => route.is_limited(),
         Error::UnsupportedMediaType { .. } | Error::TooLarge { .. } | Error::RequestTimeout => has_body,
         Error::NotAcceptable | Error::Unavailable { .. } | Error::Deadline | Error::Internal(_) => true,
-        Error::UnsupportedCoding { .. }
-        | Error::MethodNotAllowed { .. }
-        | Error::Conflict { .. }
-        | Error::RateLimited { .. } => false,
+        Error::UnsupportedCoding { .. } | Error::MethodNotAllowed { .. } | Error::Conflict { .. } => false,
     };
     every_error().into_iter().filter(follows).collect()
 }

@@ -96,15 +96,17 @@ pub async fn revoke(tx: &mut ServiceTx, public_id: &str) -> Result<bool, StoreEr
     Ok(tx.execute(&REVOKE, &[&public_id]).await? > 0)
 }
 
-/// The key of that public id, unless it was revoked.
+/// The key of that public id, unless it was revoked, and its tenant's tier.
 ///
 /// # Errors
 /// If Postgres is away.
-pub async fn find_by_public_id(store: &Store, public_id: &str) -> Result<Option<ApiKeyRow>, StoreError> {
+pub async fn find_by_public_id(store: &Store, public_id: &str) -> Result<Option<(ApiKeyRow, String)>, StoreError> {
     let mut tx = store.service_tx().await?;
     let found = tx.query_opt(&FIND_BY_PUBLIC_ID, &[&public_id]).await?;
     tx.commit().await?;
-    found.map(|row| read(&FIND_BY_PUBLIC_ID, &row)).transpose()
+    let read_both =
+        |row: Row| Ok((read(&FIND_BY_PUBLIC_ID, &row)?, Reader::new(&FIND_BY_PUBLIC_ID, &row).get("tier")?));
+    found.map(read_both).transpose()
 }
 
 fn read(statement: &Statement, row: &Row) -> Result<ApiKeyRow, StoreError> {

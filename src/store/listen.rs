@@ -1,4 +1,4 @@
-//! What Postgres tells of: changed knowledge bases and API keys, a line for each transaction that changed one.
+//! What Postgres tells of: changed knowledge bases, API keys and tenants, a line for each transaction that changed one.
 //!
 //! Notifications are wake-ups: one that is lost with the connection is made up for by who listens, by looking at everything
 //! again once it has a new [`Listener`].
@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{Store, StoreError, address::TlsStream};
 use crate::ctx::{KnowledgeBaseId, TenantId};
 
-const LISTEN: &str = "LISTEN tertulia_knowledge; LISTEN tertulia_api_keys";
+const LISTEN: &str = "LISTEN tertulia_knowledge; LISTEN tertulia_api_keys; LISTEN tertulia_tenants";
 /// Silence after which the peer is asked for a sign of life.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// Longest that it may take to give one.
@@ -34,6 +34,11 @@ pub enum Notification {
     ApiKey {
         /// The key's public id.
         public_id: String,
+    },
+    /// A tenant is changed or gone.
+    Tenant {
+        /// Which one.
+        tenant_id: TenantId,
     },
 }
 
@@ -116,6 +121,7 @@ fn parse(channel: &str, payload: &str) -> Option<Notification> {
             word().is_none().then_some(Notification::Knowledge { tenant_id, knowledge_base_id, version })
         }
         "tertulia_api_keys" => Some(Notification::ApiKey { public_id: payload.to_owned() }),
+        "tertulia_tenants" => Some(Notification::Tenant { tenant_id: TenantId(Uuid::parse_str(payload).ok()?) }),
         _ => None,
     }
 }
@@ -137,6 +143,8 @@ mod tests {
         }
         let key = Some(Notification::ApiKey { public_id: "ab12".into() });
         assert_eq!(parse("tertulia_api_keys", "ab12"), key);
+        let tenant = Some(Notification::Tenant { tenant_id });
+        assert_eq!((parse("tertulia_tenants", &said[..36]), parse("tertulia_tenants", "ab12")), (tenant, None));
         assert_eq!(parse("other", "ab12"), None);
     }
 }

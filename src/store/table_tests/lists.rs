@@ -132,7 +132,8 @@ async fn tenants_and_keys_are_found_by_their_names() {
     assert_eq!(api_keys::list(&mut tx, ctx.tenant_id).await.unwrap().len(), 2);
     tx.commit().await.unwrap();
 
-    let found = api_keys::find_by_public_id(&db.store, "bb").await.unwrap().unwrap();
+    let (found, tier) = api_keys::find_by_public_id(&db.store, "bb").await.unwrap().unwrap();
+    assert_eq!(tier, "free");
     assert_eq!(
         (found.tenant_id, found.secret_sha256, found.scopes),
         (ctx.tenant_id, [9; 32], vec!["knowledge:read".into()])

@@ -36,6 +36,14 @@ pub use proxy::Proxy;
 /// Settings of a test by their environment variables, on top of the harness's own.
 pub type Settings = HashMap<&'static str, String>;
 
+/// Limits that tests of other things must not run into.
+pub const HIGH_LIMITS: [&str; 4] = [
+    "TERTULIA_LIMITS_FREE_PER_MINUTE",
+    "TERTULIA_LIMITS_PRO_PER_MINUTE",
+    "TERTULIA_LIMITS_ENTERPRISE_PER_MINUTE",
+    "TERTULIA_LIMITS_ADDRESS_PER_MINUTE",
+];
+
 /// A running server with a database of its own.
 pub struct TestApp {
     stack: Option<Stack>,
@@ -69,6 +77,7 @@ impl TestApp {
             ("TERTULIA_SERVER_SHARDS", "2".into()),
             ("TERTULIA_RETRIEVAL_WEIGHTS_DIR", weights_dir().display().to_string()),
         ]);
+        all.extend(HIGH_LIMITS.map(|name| (name, "1000000".to_owned())));
         all.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
         let mut app = Self { stack: None, database, settings: all, data_dir: tempfile::tempdir().unwrap() };
         app.start_stack().await;

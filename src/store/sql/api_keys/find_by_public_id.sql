@@ -1,3 +1,4 @@
-SELECT tenant_id, id, public_id, secret_sha256, name, scopes, expires_at, revoked_at, last_used_at, created_at
-FROM api_keys
-WHERE public_id = $1 AND revoked_at IS NULL
+SELECT k.tenant_id, k.id, k.public_id, k.secret_sha256, k.name, k.scopes, k.expires_at, k.revoked_at, k.last_used_at,
+    k.created_at, t.tier
+FROM api_keys AS k JOIN tenants AS t ON t.id = k.tenant_id
+WHERE k.public_id = $1 AND k.revoked_at IS NULL
