@@ -12,6 +12,7 @@ mod client;
 mod embeddings;
 mod postgres;
 mod proxy;
+pub mod redis;
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
