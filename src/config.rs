@@ -6,12 +6,13 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
 
+use ipnet::IpNet;
 use tertulia_index::VectorSearch;
 
 use crate::redis_url::RedisUrl;
@@ -82,6 +83,8 @@ pub struct ServerConfig {
     pub compress_bytes_min: usize,
     /// Time that requests under way get to finish when the server stops.
     pub drain_timeout: Duration,
+    /// Proxies that are believed when they say for whom they ask.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// `database.*`
@@ -133,8 +136,6 @@ pub struct LimitsConfig {
     pub key_per_minute: u32,
     /// Of each address, to routes that need no key.
     pub address_per_minute: u32,
-    /// Proxies in front of the server that add to `X-Forwarded-For`; the address of who asked is what the first of them saw.
-    pub proxies: usize,
 }
 
 /// `retrieval.*`
@@ -275,6 +276,7 @@ pub const KNOBS: &[Knob] = &[
     Knob { name: "server.write_timeout", default: "30s", meaning: "time without progress after which a client that does not read is cut off", set: |c, v| put_duration(&mut c.server.write_timeout, v) },
     Knob { name: "server.compress_bytes_min", default: "1024", meaning: "answers from this size up are compressed, in bytes", set: |c, v| put_in(&mut c.server.compress_bytes_min, v, 0, 1 << 30) },
     Knob { name: "server.drain_timeout", default: "20s", meaning: "time that requests under way get when the server stops", set: |c, v| put_duration(&mut c.server.drain_timeout, v) },
+    Knob { name: "server.trusted_proxies", default: "", meaning: "addresses and networks of the proxies in front, separated by commas, such as `10.0.0.0/8,::1`: from them `X-Forwarded-For` is believed", set: |c, v| put_networks(&mut c.server.trusted_proxies, v) },
     Knob { name: "database.url", default: "", meaning: "Postgres URL of the application role; none: a private Postgres in the data directory", set: |c, v| put_optional(&mut c.database.url, v) },
     Knob { name: "database.service_url", default: "", meaning: "Postgres URL of the service role; needed with `database.url`", set: |c, v| put_optional(&mut c.database.service_url, v) },
     Knob { name: "database.direct_url", default: "", meaning: "Postgres URL of the owner, not through a pooler: migrations and upkeep; none: the schema's version is only checked", set: |c, v| put_optional(&mut c.database.direct_url, v) },
@@ -293,7 +295,6 @@ pub const KNOBS: &[Knob] = &[
     Knob { name: "limits.enterprise_per_minute", default: "2000", meaning: "the same for the tier `enterprise`", set: |c, v| put_count(&mut c.limits.enterprise_per_minute, v) },
     Knob { name: "limits.key_per_minute", default: "0", meaning: "requests in any minute of one API key, beside its tenant's limit; 0: no limit", set: |c, v| put_count(&mut c.limits.key_per_minute, v) },
     Knob { name: "limits.address_per_minute", default: "300", meaning: "requests in any minute of one address (IPv6: its first 64 bits) to routes that need no key; 0: no limit", set: |c, v| put_count(&mut c.limits.address_per_minute, v) },
-    Knob { name: "limits.proxies", default: "0", meaning: "proxies in front of the server that add to `X-Forwarded-For`; 0: addresses are those of connections, and the header is not believed", set: |c, v| put_in(&mut c.limits.proxies, v, 0, 16) },
     Knob { name: "retrieval.weights_dir", default: "weights", meaning: "folder with the encoder's weights (safetensors) and tokenizer", set: |c, v| put_path(&mut c.retrieval.weights_dir, v) },
     Knob { name: "retrieval.memory_bytes_max", default: "8589934592", meaning: "memory for loaded knowledge bases, in bytes; the least recently searched are let go, and one that does not fit even so is answered by Postgres", set: |c, v| put_in(&mut c.retrieval.memory_bytes_max, v, 0, usize::MAX >> 1) },
     Knob { name: "retrieval.unload_after", default: "60s", meaning: "a knowledge base that was searched within this time is not let go to make room for another", set: |c, v| put_duration(&mut c.retrieval.unload_after, v) },
@@ -429,6 +430,7 @@ fn blank() -> Config {
             write_timeout: Duration::ZERO,
             compress_bytes_min: 0,
             drain_timeout: Duration::ZERO,
+            trusted_proxies: Vec::new(),
         },
         database: DatabaseConfig {
             url: None,
@@ -449,7 +451,6 @@ fn blank() -> Config {
             enterprise_per_minute: 0,
             key_per_minute: 0,
             address_per_minute: 0,
-            proxies: 0,
         },
         retrieval: RetrievalConfig {
             weights_dir: PathBuf::new(),
@@ -682,6 +683,14 @@ fn put_duration(slot: &mut Duration, value: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn put_networks(slot: &mut Vec<IpNet>, value: &str) -> Result<(), String> {
+    let network = |text: &str| text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    let texts = value.split(',').map(str::trim).filter(|text| !text.is_empty());
+    let networks: Option<_> = texts.map(network).collect();
+    *slot = networks.ok_or("addresses and networks separated by commas, such as 10.0.0.0/8,::1")?;
+    Ok(())
+}
+
 fn put_filter(slot: &mut String, value: &str) -> Result<(), String> {
     value
         .parse::<tracing_subscriber::EnvFilter>()
@@ -857,6 +866,19 @@ mod tests {
         ] {
             let told = load(&[&whole[..], &[(name, bad)]].concat(), None).unwrap_err().to_string();
             assert!(told.contains("rerank.") && !told.contains("secret"), "{told}");
+        }
+    }
+
+    #[test]
+    fn proxies_are_addresses_and_networks() {
+        let proxies = |text: &str| {
+            load(&[("TERTULIA_SERVER_TRUSTED_PROXIES", text)], None).map(|config| config.server.trusted_proxies)
+        };
+        assert_eq!(proxies("").unwrap(), []);
+        let networks: Vec<IpNet> = ["10.0.0.0/8", "::1/128", "192.0.2.1/32"].map(|it| it.parse().unwrap()).into();
+        assert_eq!(proxies("10.0.0.0/8, ::1,192.0.2.1").unwrap(), networks);
+        for bad in ["proxy.example.com", "10.0.0.0/33", "10.0.0.1;10.0.0.2", "*"] {
+            assert!(proxies(bad).unwrap_err().to_string().contains("server.trusted_proxies"), "{bad}");
         }
     }
 

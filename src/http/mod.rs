@@ -7,6 +7,7 @@
 
 pub mod body;
 pub mod compress;
+pub mod forwarded;
 pub mod json;
 pub mod negotiate;
 pub mod problem;

@@ -111,8 +111,11 @@ async fn routes_without_a_key_are_limited_by_address() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_proxy_the_address_is_that_which_the_proxy_saw() {
-    let app =
-        TestApp::start_with(&[("TERTULIA_LIMITS_ADDRESS_PER_MINUTE", "2"), ("TERTULIA_LIMITS_PROXIES", "1")]).await;
+    let app = TestApp::start_with(&[
+        ("TERTULIA_LIMITS_ADDRESS_PER_MINUTE", "2"),
+        ("TERTULIA_SERVER_TRUSTED_PROXIES", "127.0.0.1"),
+    ])
+    .await;
     let anybody = app.client();
     let ask = async |seen: &str| {
         let request = anybody.request(Method::GET, "/docs").header("x-forwarded-for", seen);

@@ -10,7 +10,7 @@ use tertulia::bus::redis::advice;
 
 use crate::harness::{
     Client, Database, Tenant, TestApp,
-    binary::{command, outcome_of},
+    binary::{Serve, command, data_dir, outcome_of},
     redis::{Cluster, RedisServer, Watched},
     until,
 };
@@ -231,6 +231,21 @@ async fn a_server_starts_without_its_redis_and_finds_it_later() {
     redis.restart();
     until("redis is found", async || (sum(&app, "redis_up{").await == 1).then_some(())).await;
     assert_eq!(acme.client.get(LIST).await.status, 429, "what came before is remembered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_encrypted_where_the_url_says_so_and_certificates_are_checked() {
+    let (_redis, url, certificate) = RedisServer::start_with_tls();
+    let data_dir = data_dir();
+    for (authorities, is_up) in [(certificate.as_str(), true), ("/dev/null", false)] {
+        let settings = [("TERTULIA_REDIS_URL", url.clone()), ("SSL_CERT_FILE", authorities.to_owned())];
+        let path = data_dir.path().to_owned();
+        let serve = tokio::task::spawn_blocking(move || Serve::start_with(&path, &settings)).await.unwrap();
+        let metrics = serve.client().get("/metrics").await;
+        let line = format!("redis_up{{topology=\"single\"}} {}", u8::from(is_up));
+        assert!(String::from_utf8_lossy(&metrics.body).contains(&line), "{authorities}");
+        tokio::task::spawn_blocking(move || serve.stop()).await.unwrap();
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub(super) mod lease;
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
@@ -34,7 +34,7 @@ use ::redis::{
 use arc_swap::ArcSwapOption;
 use tokio::{
     sync::Notify,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -48,6 +48,8 @@ const FAILURES_MAX: u32 = 3;
 /// First pause before connecting again; it doubles up to [`PAUSE_MAX`]. Half of each is drawn at random.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// An answer that says what is wrong with a command is logged this often at most.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 /// A silent peer is asked for a sign of life after so long, and given up after a third more.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
@@ -69,6 +71,7 @@ pub struct Redis {
     lost: Notify,
     failures: AtomicU32,
     openings: AtomicU64,
+    complained_at: Mutex<Option<Instant>>,
     /// Names this instance, until it ends.
     instance: u64,
 }
@@ -108,6 +111,7 @@ impl Redis {
             lost: Notify::new(),
             failures: 0.into(),
             openings: 0.into(),
+            complained_at: Mutex::new(None),
             instance: rand::random(),
         });
         let stopping = tasks.stopping().clone();
@@ -158,7 +162,10 @@ impl Redis {
     fn note_failure(&self, link: &Arc<Link>, error: &::redis::RedisError) {
         let is_lost = match Fault::of(error) {
             // The node answered: the command is at fault, not the way.
-            Fault::Command => return self.failures.store(0, Ordering::Relaxed),
+            Fault::Command => {
+                self.failures.store(0, Ordering::Relaxed);
+                return self.complain(error);
+            }
             Fault::NotTheMaster | Fault::Broken => matches!(link.connection, Connection::Node(_)),
             Fault::Silence => false,
         };
@@ -172,6 +179,18 @@ impl Redis {
             self.openings.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(place = %self.target.url, %error, "redis is away; this instance goes on alone");
             self.lost.notify_one();
+        }
+    }
+
+    /// Logs that a command was refused: for want of rights or of room, say. Every one of them may be, so not each time.
+    fn complain(&self, error: &::redis::RedisError) {
+        if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) {
+            return;
+        }
+        let mut complained_at = self.complained_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if complained_at.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
+            *complained_at = Some(Instant::now());
+            tracing::warn!(%error, "redis refuses a command");
         }
     }
 

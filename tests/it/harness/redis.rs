@@ -25,6 +25,7 @@ pub struct RedisServer {
     pub port: u16,
     arguments: Vec<String>,
     dir: tempfile::TempDir,
+    certificates: Option<tempfile::TempDir>,
 }
 
 impl RedisServer {
@@ -36,6 +37,30 @@ impl RedisServer {
     /// A server alone, with further arguments.
     pub fn start_with(arguments: &[&str]) -> Self {
         Self::start_from(&[], arguments)
+    }
+
+    /// A server alone that also takes encrypted connections, as `localhost`. Gives its encrypted URL and the file of its
+    /// certificate too.
+    pub fn start_with_tls() -> (Self, String, String) {
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let [certificate, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name).display().to_string());
+        std::fs::write(&certificate, cert.pem()).unwrap();
+        std::fs::write(&key, signing_key.serialize_pem()).unwrap();
+        let port = free_port().to_string();
+        let mut server = Self::start_with(&[
+            "--tls-port",
+            &port,
+            "--tls-cert-file",
+            &certificate,
+            "--tls-key-file",
+            &key,
+            "--tls-auth-clients",
+            "no",
+        ]);
+        server.certificates = Some(folder);
+        (server, format!("rediss://:{ENCODED_PASSWORD}@localhost:{port}"), certificate)
     }
 
     /// A server alone, with the configuration in `file`.
@@ -51,7 +76,7 @@ impl RedisServer {
         let own = ["--port", &port_text, "--bind", "127.0.0.1", "--dir", &folder, "--save", "", "--appendonly", "no"];
         let secret = ["--requirepass", PASSWORD, "--masterauth", PASSWORD];
         let all: Vec<String> = [file, &own, &secret, arguments].concat().into_iter().map(str::to_owned).collect();
-        let mut server = Self { process: None, port, arguments: all, dir };
+        let mut server = Self { process: None, port, arguments: all, dir, certificates: None };
         server.restart();
         server
     }
@@ -118,7 +143,7 @@ impl RedisServer {
         )
         .unwrap();
         let arguments = vec![path.display().to_string(), "--sentinel".to_owned()];
-        let mut server = Self { process: None, port, arguments, dir };
+        let mut server = Self { process: None, port, arguments, dir, certificates: None };
         server.restart();
         server
     }
@@ -128,7 +153,9 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
         // Whatever it was writing is gone with it.
-        let _ = std::fs::remove_dir_all(self.dir.path());
+        for folder in [Some(&self.dir), self.certificates.as_ref()].into_iter().flatten() {
+            let _ = std::fs::remove_dir_all(folder.path());
+        }
     }
 }
 
