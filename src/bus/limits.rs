@@ -2,9 +2,9 @@
 //!
 //! An instance alone counts in its own memory, in a [`Window`] that slides. Where there is Redis, it holds the counts of all
 //! instances, and each takes small leases from it: some requests that are counted there before they are let through here. So
-//! most checks touch no network, and together the instances let through no more than the limit. A lease is
-//! good for a twelfth of the window, and what was not used by then is given back with the next; that is the error: in any window at most
-//! [`LEASE_SHARE`] of the limit for each instance comes through too much, or is kept from the others.
+//! most checks touch no network, and together the instances let through no more than the limit. A lease is good
+//! for a twelfth of the window, and what was not used by then is given back with the next; that is the error: in any window
+//! at most one lease for each instance comes through too much, or is kept from the others.
 //!
 //! While Redis is away an instance lets through its part of the limit: the whole, divided by the number of instances that had
 //! leases of this caller when it last took one (of a caller that it has no lease of: by their number as it usually is). It
