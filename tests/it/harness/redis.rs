@@ -84,7 +84,7 @@ impl RedisServer {
     /// Starts it again after a [`Self::kill`], on the same port, with nothing in its memory.
     pub fn restart(&mut self) {
         // The shell ends the server once our end of its input is closed: also if the test's process is killed.
-        let script = "redis-server \"$@\" >/dev/null & read -r _; kill -KILL $!";
+        let script = "redis-server \"$@\" >/dev/null & read -r _; kill -KILL $!; wait";
         let mut command = Command::new("sh");
         command.args(["-c", script, "sh"]).args(&self.arguments).stdin(Stdio::piped()).process_group(0);
         self.process = Some(command.spawn().unwrap());
