@@ -9,7 +9,7 @@ use rand::TryRng as _;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-use super::{Accounts, Caller, UserRow, attempts::Key, roles::Role, unchecked, users::lower};
+use super::{Accounts, Caller, UserRow, attempts::Key, roles::Role, tenants::Tier, unchecked, users::lower};
 use crate::{
     config::AccountsConfig,
     ctx::{Actor, Arrival, Ctx, LoginId, Scopes, TenantId, UserId},
@@ -269,7 +269,8 @@ fn cut(text: &str, bytes_max: usize) -> &str {
 impl From<LoginRow> for Known {
     fn from(row: LoginRow) -> Self {
         let scopes = Role::parse(&row.role).map(Role::scopes).unwrap_or_default();
-        let caller = Caller { tenant_id: row.tenant_id, actor: Actor::User(row.user_id, row.id), scopes };
+        let (actor, tier) = (Actor::User(row.user_id, row.id), Tier::of_word(&row.tier));
+        let caller = Caller { tenant_id: row.tenant_id, actor, tier, scopes };
         Self { caller, expires_at: row.expires_at }
     }
 }

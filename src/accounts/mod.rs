@@ -14,7 +14,7 @@ pub mod users;
 
 use std::sync::Arc;
 
-use self::{attempts::Attempts, cached::Cached, passwords::Passwords};
+use self::{attempts::Attempts, cached::Cached, passwords::Passwords, tenants::Tier};
 use crate::{
     compute::Compute,
     config::AccountsConfig,
@@ -38,6 +38,8 @@ pub struct Caller {
     pub tenant_id: TenantId,
     /// The key or the person.
     pub actor: Actor,
+    /// What the tenant pays for.
+    pub tier: Tier,
     /// What they may do.
     pub scopes: Scopes,
 }
