@@ -187,8 +187,10 @@ impl Stack {
             tasks.clone(),
             config.retrieval.clone(),
         );
+        let limits = Limits::new(redis.clone(), tasks.clone(), metrics.limits());
         let accounts =
-            Arc::new(Accounts::new(store.clone(), compute.clone(), cores(), &config.accounts, tasks.clone()));
+            Accounts::new(store.clone(), compute.clone(), cores(), &config.accounts, limits.clone(), tasks.clone());
+        let accounts = Arc::new(accounts);
         let builder = Builder::new(store.clone(), encoders.clone(), loaded.clone(), tasks.clone());
         let knowledge = Knowledge::new(
             store.clone(),
@@ -203,7 +205,7 @@ impl Stack {
         let app = Arc::new(App {
             documents_room: Room::new(config.server.documents_held_bytes_max),
             config,
-            limits: Limits::new(redis.clone(), tasks.clone(), metrics.limits()),
+            limits,
             metrics,
             accounts: accounts.clone(),
             chat: Chat::new(store.clone()),

@@ -97,10 +97,12 @@ pub enum Subject {
 impl Subject {
     /// The client of that address.
     pub fn address(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V6(address) => Self::Address(IpAddr::V6((address.to_bits() & !u128::from(u64::MAX)).into())),
-            address => Self::Address(address),
-        }
+        Self::Address(one_client(address))
+    }
+
+    /// The client of that address, for the policy of that name.
+    pub fn address_by(policy: &'static str, address: IpAddr) -> Self {
+        Self::text(policy, &one_client(address).to_string())
     }
 
     /// What `text` names, for the policy of that name. Only its hash is kept.
@@ -128,6 +130,14 @@ impl Subject {
             Self::Address(address) => format!("tertulia:limit:{policy}:{address}"),
             Self::Text(_, hash) => format!("tertulia:limit:{policy}:{hash:032x}"),
         }
+    }
+}
+
+/// The address, or all of IPv6 that one client has to choose from.
+fn one_client(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() & !u128::from(u64::MAX)).into()),
+        address => address,
     }
 }
 
@@ -542,11 +552,15 @@ mod tests {
         let address = |text: &str| Subject::address(text.parse().unwrap());
         assert_eq!(address("::ffff:192.0.2.1"), address("192.0.2.1"));
         assert_eq!(address("2001:db8::1"), address("2001:db8::ffff:1"));
+        let by_name = |text: &str| Subject::address_by("login_address", text.parse().unwrap());
+        assert_eq!(by_name("2001:db8::1"), by_name("2001:db8::ffff:1"));
         for subject in [
             address("192.0.2.1"),
             address("192.0.2.2"),
             address("2001:db8::1"),
             address("2001:db8:0:1::1"),
+            by_name("2001:db8::1"),
+            by_name("2001:db8:0:1::1"),
             Subject::text("login", "ada@example.com"),
             Subject::text("login", "grace@example.com"),
             Subject::text("sign_up", "ada@example.com"),
