@@ -141,7 +141,7 @@ pub struct LimitsConfig {
     pub enterprise_per_minute: u32,
     /// Of each key.
     pub key_per_minute: u32,
-    /// Of each address, to routes that need no key.
+    /// Of each address, to routes that need no key or with one that is refused.
     pub address_per_minute: u32,
 }
 
@@ -308,7 +308,7 @@ pub const KNOBS: &[Knob] = &[
     Knob { name: "limits.pro_per_minute", default: "500", meaning: "the same for the tier `pro`", set: |c, v| put_count(&mut c.limits.pro_per_minute, v) },
     Knob { name: "limits.enterprise_per_minute", default: "2000", meaning: "the same for the tier `enterprise`", set: |c, v| put_count(&mut c.limits.enterprise_per_minute, v) },
     Knob { name: "limits.key_per_minute", default: "0", meaning: "requests in any minute of one API key, beside its tenant's limit; 0: no limit", set: |c, v| put_count(&mut c.limits.key_per_minute, v) },
-    Knob { name: "limits.address_per_minute", default: "300", meaning: "requests in any minute of one address (IPv6: its first 64 bits) to routes that need no key; 0: no limit", set: |c, v| put_count(&mut c.limits.address_per_minute, v) },
+    Knob { name: "limits.address_per_minute", default: "300", meaning: "requests in any minute of one address (IPv6: its first 64 bits) to routes that need no key, or with one that is refused; 0: no limit", set: |c, v| put_count(&mut c.limits.address_per_minute, v) },
     Knob { name: "retrieval.weights_dir", default: "weights", meaning: "folder with the encoder's weights (safetensors) and tokenizer", set: |c, v| put_path(&mut c.retrieval.weights_dir, v) },
     Knob { name: "retrieval.memory_bytes_max", default: "8589934592", meaning: "memory for loaded knowledge bases, in bytes; the least recently searched are let go, and one that does not fit even so is answered by Postgres", set: |c, v| put_in(&mut c.retrieval.memory_bytes_max, v, 0, usize::MAX >> 1) },
     Knob { name: "retrieval.unload_after", default: "60s", meaning: "a knowledge base that was searched within this time is not let go to make room for another", set: |c, v| put_duration(&mut c.retrieval.unload_after, v) },

@@ -44,7 +44,7 @@ impl Told {
         self.admit(app, 1, Subject::Tenant(caller.tenant_id), per_minute(config, caller.tier)).await
     }
 
-    /// Counts a request to a route that needs no key.
+    /// Counts a request to a route that needs no key, or one whose key or login was refused.
     ///
     /// # Errors
     /// `RateLimited` if it is one too many for its address.

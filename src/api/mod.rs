@@ -334,7 +334,14 @@ async fn answer(
             let _place = conn.requests.try_acquire().map_err(|_| OVERLOADED)?;
             let handled = async {
                 let authorization = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-                let caller = app.accounts.authenticate(authorization).await?;
+                let caller = match app.accounts.authenticate(authorization).await {
+                    // Who proves nothing is nobody but an address, and each key that is not known was looked up for it.
+                    Err(Error::Unauthenticated) => {
+                        told.admit_address(app, address).await?;
+                        return Err(Error::Unauthenticated);
+                    }
+                    proved => proved?,
+                };
                 told.admit_caller(app, &caller).await?;
                 if let Some(scope) = scope.filter(|scope| !caller.may(*scope)) {
                     return Err(Error::Forbidden { detail: format!("You lack the scope {}.", scope.as_str()) });

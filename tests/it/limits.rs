@@ -3,7 +3,7 @@
 use hyper::Method;
 use serde_json::json;
 
-use crate::harness::{Client, Reply, TestApp, connect, until};
+use crate::harness::{Client, PASSWORD, Reply, TestApp, connect, until};
 
 const LIST: &str = "/v1/knowledge-bases";
 
@@ -107,6 +107,38 @@ async fn routes_without_a_key_are_limited_by_address() {
     }
     let acme = app.tenant("acme").await;
     assert_eq!(statuses(&acme.client, LIST, 5).await, [200; 5], "a key has limits of its own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_proves_nothing_is_counted_by_address() {
+    let app = TestApp::start_with(&[("TERTULIA_LIMITS_ADDRESS_PER_MINUTE", "3")]).await;
+    let acme = app.tenant("acme").await;
+    let stranger = app.client().with_key(&format!("tt_{}_{}", "ab".repeat(8), "cd".repeat(24)));
+    let first = stranger.get(LIST).await;
+    assert_eq!((first.status, item(&first, "ratelimit", "address").0), (401, 2));
+    let token = app.client().with_key(&format!("tl_{}", "ab".repeat(32)));
+    assert_eq!([token.get(LIST).await.status, app.client().get(LIST).await.status], [401; 2]);
+    let refused = stranger.get(LIST).await;
+    assert_eq!((refused.status, refused.problem().as_str()), (429, "rate_limited"));
+    assert_eq!(app.client().get("/docs").await.status, 429, "it is the limit of routes that need no key");
+    assert_eq!(acme.try_log_in("ada@example.com", PASSWORD).await.status, 429, "as well as of logging in");
+    assert_eq!(statuses(&acme.client, LIST, 4).await, [200; 4], "a key that is known is not held up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_has_the_limit_of_its_tenant() {
+    let app =
+        TestApp::start_with(&[("TERTULIA_LIMITS_PRO_PER_MINUTE", "5"), ("TERTULIA_LIMITS_KEY_PER_MINUTE", "2")]).await;
+    let acme = app.tenant("acme").await;
+    acme.user("ada@example.com", "viewer").await;
+    let ada = acme.log_in("ada@example.com").await;
+    let reply = ada.get(LIST).await;
+    assert_eq!(reply.header("ratelimit-policy"), Some(r#""tenant";q=5;w=60"#));
+    // What is left after the key made Ada.
+    let left = item(&reply, "ratelimit", "tenant").0;
+    assert!((3..5).contains(&left), "{left}");
+    assert_eq!(statuses(&ada, LIST, left as usize).await, vec![200; left as usize]);
+    assert_eq!([ada.get(LIST).await.status, acme.client.get(LIST).await.status], [429; 2], "it is one for both");
 }
 
 #[tokio::test(flavor = "multi_thread")]
