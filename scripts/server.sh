@@ -25,7 +25,9 @@ start_server() {
     log_start=$(($(wc -c <"$server_log") + 1))
     # What is waited for below is a line of the log and an answer without TLS, whatever the caller's settings are. An empty
     # variable means none, and beats a configuration file.
-    TERTULIA_LOG_FILTER=tertulia=info,warn TERTULIA_LOG_FORMAT=${TERTULIA_LOG_FORMAT:-text} \
+    # Its tenant is of the tier enterprise, and neither an ingest nor a measurement shall be slowed down by a limit.
+    TERTULIA_LIMITS_ENTERPRISE_PER_MINUTE=${TERTULIA_LIMITS_ENTERPRISE_PER_MINUTE:-0} \
+        TERTULIA_LOG_FILTER=tertulia=info,warn TERTULIA_LOG_FORMAT=${TERTULIA_LOG_FORMAT:-text} \
         TERTULIA_SERVER_TLS_CERT="" TERTULIA_SERVER_TLS_KEY="" \
         "$binary" serve --data-dir "$data_dir" >&"$log" 2>&1 {log}>&- &
     server_pid=$!

@@ -18,6 +18,7 @@ use tertulia_index::Encoder as Table;
 use crate::{
     accounts::Accounts,
     api,
+    bus::{Limits, Redis},
     chat::Chat,
     compute::Compute,
     config::Config,
@@ -49,6 +50,8 @@ pub struct App {
     pub config: Config,
     /// Counters and histograms, and their exposition.
     pub metrics: Metrics,
+    /// How often callers may ask.
+    pub limits: Arc<Limits>,
     /// Who is asking; people and API keys.
     pub accounts: Arc<Accounts>,
     /// Widgets, meetings, sessions and messages.
@@ -62,6 +65,7 @@ pub struct App {
     /// Work that outlives its request.
     pub tasks: Tasks,
     store: Arc<Store>,
+    redis: Option<Arc<Redis>>,
     connections: Arc<Counters>,
     has_started: AtomicBool,
     is_draining: AtomicBool,
@@ -97,6 +101,7 @@ impl App {
             connections_stalled: self.connections.stalled(),
             panics: self.connections.panicked(),
             pools: self.store.pool_gauges(),
+            redis: self.redis.as_ref().map(|redis| redis.gauges()),
             index_bases: indexes.len(),
             index_chunks: indexes.iter().map(|index| index.len()).sum(),
             index_bytes: indexes.iter().map(|index| index.memory_bytes()).sum(),
@@ -167,6 +172,10 @@ impl Stack {
         let tasks = Tasks::new(tokio::runtime::Handle::current());
         let store = Arc::new(Store::connect(&connections, &config.database, tasks.runtime()).await?);
         let metrics = Metrics::new(store.query_durations());
+        let redis = match &config.redis.url {
+            Some(url) => Some(Redis::start(url, &config.redis, &tasks).await.context("redis.url")?),
+            None => None,
+        };
         let compute = Arc::new(Compute::new(cores())?);
         let encoders = Arc::new(Encoders::new(table, &config.encoder, compute.clone(), &tasks)?);
         let loaded = Arc::new(LoadedBases::default());
@@ -178,8 +187,10 @@ impl Stack {
             tasks.clone(),
             config.retrieval.clone(),
         );
+        let limits = Limits::new(redis.clone(), tasks.clone(), metrics.limits());
         let accounts =
-            Arc::new(Accounts::new(store.clone(), compute.clone(), cores(), &config.accounts, tasks.clone()));
+            Accounts::new(store.clone(), compute.clone(), cores(), &config.accounts, limits.clone(), tasks.clone());
+        let accounts = Arc::new(accounts);
         let builder = Builder::new(store.clone(), encoders.clone(), loaded.clone(), tasks.clone());
         let knowledge = Knowledge::new(
             store.clone(),
@@ -194,6 +205,7 @@ impl Stack {
         let app = Arc::new(App {
             documents_room: Room::new(config.server.documents_held_bytes_max),
             config,
+            limits,
             metrics,
             accounts: accounts.clone(),
             chat: Chat::new(store.clone()),
@@ -201,6 +213,7 @@ impl Stack {
             compute,
             tasks: tasks.clone(),
             store: store.clone(),
+            redis,
             connections: listener.counters().clone(),
             has_started: false.into(),
             is_draining: false.into(),

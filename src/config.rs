@@ -16,6 +16,8 @@ use std::{
 use ipnet::IpNet;
 use tertulia_index::VectorSearch;
 
+use crate::redis_url::RedisUrl;
+
 /// Prefix of every environment variable but `DATABASE_URL`.
 const ENV_PREFIX: &str = "TERTULIA_";
 /// Variables with that prefix that are no settings: flags of the command line have them.
@@ -35,6 +37,10 @@ pub struct Config {
     pub server: ServerConfig,
     /// Where Postgres is and how much of it to use.
     pub database: DatabaseConfig,
+    /// Where Redis is, if there is one.
+    pub redis: RedisConfig,
+    /// How often callers may ask.
+    pub limits: LimitsConfig,
     /// Encoder, index and search.
     pub retrieval: RetrievalConfig,
     /// The encoder that is a service, if there is one.
@@ -111,6 +117,32 @@ pub struct DatabaseConfig {
     pub idle_timeout: Duration,
     /// A connection older than this is closed when it comes back.
     pub lifetime: Duration,
+}
+
+/// `redis.*`
+#[derive(Debug, Clone)]
+pub struct RedisConfig {
+    /// Where it is; none if this instance is alone.
+    pub url: Option<RedisUrl>,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// Longest wait for an answer.
+    pub response_timeout: Duration,
+}
+
+/// `limits.*`: requests in any minute; 0 is no limit.
+#[derive(Debug, Clone)]
+pub struct LimitsConfig {
+    /// Of a tenant of the tier `free`.
+    pub free_per_minute: u32,
+    /// Of a tenant of the tier `pro`.
+    pub pro_per_minute: u32,
+    /// Of a tenant of the tier `enterprise`.
+    pub enterprise_per_minute: u32,
+    /// Of each key.
+    pub key_per_minute: u32,
+    /// Of each address, to routes that need no key or with one that is refused.
+    pub address_per_minute: u32,
 }
 
 /// `retrieval.*`
@@ -269,6 +301,14 @@ pub const KNOBS: &[Knob] = &[
     Knob { name: "database.connect_timeout", default: "10s", meaning: "longest wait for a new connection", set: |c, v| put_duration(&mut c.database.connect_timeout, v) },
     Knob { name: "database.idle_timeout", default: "20s", meaning: "a connection idle for longer is closed", set: |c, v| put_duration(&mut c.database.idle_timeout, v) },
     Knob { name: "database.lifetime", default: "3600s", meaning: "a connection older than this is closed when it comes back", set: |c, v| put_duration(&mut c.database.lifetime, v) },
+    Knob { name: "redis.url", default: "", meaning: "Redis that instances share: redis://host:6379, redis+sentinel://host,host,host/service or redis+cluster://host,host,host, with user:password@ before the hosts if need be; rediss encrypts; none: this instance is alone", set: |c, v| put_redis_url(&mut c.redis.url, v) },
+    Knob { name: "redis.connect_timeout", default: "1s", meaning: "longest wait for a connection to Redis", set: |c, v| put_duration(&mut c.redis.connect_timeout, v) },
+    Knob { name: "redis.response_timeout", default: "250ms", meaning: "longest wait for an answer of Redis; three in a row open the circuit breaker", set: |c, v| put_duration(&mut c.redis.response_timeout, v) },
+    Knob { name: "limits.free_per_minute", default: "100", meaning: "requests in any minute of a tenant of the tier `free`; 0: no limit", set: |c, v| put_count(&mut c.limits.free_per_minute, v) },
+    Knob { name: "limits.pro_per_minute", default: "500", meaning: "the same for the tier `pro`", set: |c, v| put_count(&mut c.limits.pro_per_minute, v) },
+    Knob { name: "limits.enterprise_per_minute", default: "2000", meaning: "the same for the tier `enterprise`", set: |c, v| put_count(&mut c.limits.enterprise_per_minute, v) },
+    Knob { name: "limits.key_per_minute", default: "0", meaning: "requests in any minute of one API key, beside its tenant's limit; 0: no limit", set: |c, v| put_count(&mut c.limits.key_per_minute, v) },
+    Knob { name: "limits.address_per_minute", default: "300", meaning: "requests in any minute of one address (IPv6: its first 64 bits) to routes that need no key, or with one that is refused; 0: no limit", set: |c, v| put_count(&mut c.limits.address_per_minute, v) },
     Knob { name: "retrieval.weights_dir", default: "weights", meaning: "folder with the encoder's weights (safetensors) and tokenizer", set: |c, v| put_path(&mut c.retrieval.weights_dir, v) },
     Knob { name: "retrieval.memory_bytes_max", default: "8589934592", meaning: "memory for loaded knowledge bases, in bytes; the least recently searched are let go, and one that does not fit even so is answered by Postgres", set: |c, v| put_in(&mut c.retrieval.memory_bytes_max, v, 0, usize::MAX >> 1) },
     Knob { name: "retrieval.unload_after", default: "60s", meaning: "a knowledge base that was searched within this time is not let go to make room for another", set: |c, v| put_duration(&mut c.retrieval.unload_after, v) },
@@ -419,6 +459,14 @@ fn blank() -> Config {
             idle_timeout: Duration::ZERO,
             lifetime: Duration::ZERO,
         },
+        redis: RedisConfig { url: None, connect_timeout: Duration::ZERO, response_timeout: Duration::ZERO },
+        limits: LimitsConfig {
+            free_per_minute: 0,
+            pro_per_minute: 0,
+            enterprise_per_minute: 0,
+            key_per_minute: 0,
+            address_per_minute: 0,
+        },
         retrieval: RetrievalConfig {
             weights_dir: PathBuf::new(),
             memory_bytes_max: 0,
@@ -560,6 +608,19 @@ fn put_in(slot: &mut usize, value: &str, min: usize, max: usize) -> Result<(), S
         return Err(wanted());
     }
     *slot = number;
+    Ok(())
+}
+
+fn put_count(slot: &mut u32, value: &str) -> Result<(), String> {
+    let mut number = 0;
+    put_in(&mut number, value, 0, 1_000_000_000)?;
+    *slot = u32::try_from(number).unwrap_or(u32::MAX);
+    Ok(())
+}
+
+fn put_redis_url(slot: &mut Option<RedisUrl>, value: &str) -> Result<(), String> {
+    let value = value.trim();
+    *slot = if value.is_empty() { None } else { Some(RedisUrl::parse(value)?) };
     Ok(())
 }
 
@@ -754,8 +815,13 @@ mod tests {
 
     #[test]
     fn a_bad_url_is_not_printed_with_its_password() {
-        let told = load(&[("DATABASE_URL", "mysql://u:secret@h/d")], None).unwrap_err().to_string();
-        assert!(told.contains("database.url") && !told.contains("secret"), "{told}");
+        for (variable, bad, name) in [
+            ("DATABASE_URL", "mysql://u:secret@h/d", "database.url"),
+            ("TERTULIA_REDIS_URL", "redis://u:secret@h/d", "redis.url"),
+        ] {
+            let told = load(&[(variable, bad)], None).unwrap_err().to_string();
+            assert!(told.contains(name) && !told.contains("secret"), "{told}");
+        }
     }
 
     #[test]

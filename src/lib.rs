@@ -3,13 +3,14 @@
 //! The rooms, in reading order: [`config`] and [`ctx`] and [`error`] are leaves that everything may use; [`server`]
 //! accepts connections and hands them to shards; [`http`] is hyper's mechanics without any resource; [`api`] is the route
 //! table and a file for each resource; [`app`] holds the domain rooms, [`accounts`], [`chat`] and [`knowledge`]; [`store`]
-//! holds all SQL. `ARCHITECTURE.md` has the map and what each room promises.
+//! holds all SQL, [`bus`] all Redis. `ARCHITECTURE.md` has the map and what each room promises.
 
 #![forbid(unsafe_code)]
 
 pub mod accounts;
 pub mod api;
 pub mod app;
+pub mod bus;
 pub mod chat;
 pub mod cli;
 pub mod compute;
@@ -20,6 +21,7 @@ pub mod http;
 pub mod knowledge;
 pub mod metadata;
 pub mod metrics;
+pub mod redis_url;
 pub mod server;
 pub mod store;
 pub mod tasks;

@@ -19,7 +19,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::store::{PoolGauges, QueryDurations};
+use crate::{
+    bus::{limits::LimitMetrics, redis::RedisGauges},
+    store::{PoolGauges, QueryDurations},
+};
 
 /// `Content-Type` of what [`Metrics::render`] gives.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -55,6 +58,8 @@ pub struct Gauges {
     pub panics: u64,
     /// The pools.
     pub pools: Vec<PoolGauges>,
+    /// Redis, if there is one.
+    pub redis: Option<RedisGauges>,
     /// Knowledge bases in memory.
     pub index_bases: usize,
     /// Live chunks in memory.
@@ -95,6 +100,11 @@ struct PoolLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RedisLabels {
+    topology: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FilteredLabels {
     filtered: bool,
 }
@@ -116,6 +126,9 @@ pub struct Metrics {
     pool_size: PoolFamily,
     pool_available: PoolFamily,
     pool_waiting: PoolFamily,
+    limits: LimitMetrics,
+    redis_up: Family<RedisLabels, Count>,
+    redis_breaker_openings: Family<RedisLabels, Counter>,
     index_bases: Count,
     index_chunks: Count,
     index_bytes: Count,
@@ -141,6 +154,9 @@ impl Metrics {
             pool_size: PoolFamily::default(),
             pool_available: PoolFamily::default(),
             pool_waiting: PoolFamily::default(),
+            limits: LimitMetrics::default(),
+            redis_up: Family::default(),
+            redis_breaker_openings: Family::default(),
             index_bases: Count::default(),
             index_chunks: Count::default(),
             index_bytes: Count::default(),
@@ -172,6 +188,11 @@ impl Metrics {
         r.register("database_pool_size", "Open connections of a pool", m.pool_size.clone());
         r.register("database_pool_available", "Connections of a pool that nobody uses", m.pool_available.clone());
         r.register("database_pool_waiting", "Requests that wait for a connection of a pool", m.pool_waiting.clone());
+        m.limits.register(r);
+        let help = "1 if commands are sent to Redis, 0 while the circuit breaker is open; absent without Redis";
+        r.register("redis_up", help, m.redis_up.clone());
+        let help = "How often the circuit breaker before Redis opened";
+        r.register("redis_breaker_openings", help, m.redis_breaker_openings.clone());
         r.register("index_bases", "Knowledge bases in memory", m.index_bases.clone());
         r.register("index_chunks", "Live chunks in memory", m.index_chunks.clone());
         r.register_with_unit("index_memory", "Memory of the indexes", Unit::Bytes, m.index_bytes.clone());
@@ -188,6 +209,11 @@ impl Metrics {
     pub fn observe_request(&self, method: &'static str, route: &'static str, status_code: u16, took: Duration) {
         let labels = RequestLabels { method, route, status_code };
         self.requests.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// What limits count into.
+    pub fn limits(&self) -> LimitMetrics {
+        self.limits.clone()
     }
 
     /// Notes a search that was answered. `source`: `memory` or `postgres`.
@@ -208,6 +234,12 @@ impl Metrics {
             self.pool_size.get_or_create(&labels).set(pool.size as u64);
             self.pool_available.get_or_create(&labels).set(pool.available as u64);
             self.pool_waiting.get_or_create(&labels).set(pool.waiting as u64);
+        }
+        if let Some(redis) = &gauges.redis {
+            let labels = RedisLabels { topology: redis.topology };
+            self.redis_up.get_or_create(&labels).set(redis.is_up.into());
+            let openings = self.redis_breaker_openings.get_or_create(&labels);
+            openings.inner().store(redis.breaker_openings, Ordering::Relaxed);
         }
         self.connections.set(gauges.connections as u64);
         for (counter, count) in [
@@ -253,6 +285,7 @@ mod tests {
             connections_stalled: 2,
             panics: 1,
             pools: vec![PoolGauges { pool: "user", size: 3, available: 2, waiting: 1 }],
+            redis: Some(RedisGauges { topology: "single", is_up: true, breaker_openings: 2 }),
             index_bases: 1,
             index_chunks: 50,
             index_bytes: 4_096,
@@ -274,6 +307,8 @@ mod tests {
             r#"database_pool_size{pool="user"} 3"#,
             r#"database_pool_available{pool="user"} 2"#,
             r#"database_pool_waiting{pool="user"} 1"#,
+            r#"redis_up{topology="single"} 1"#,
+            r#"redis_breaker_openings_total{topology="single"} 2"#,
             "index_bases 1",
             "index_chunks 50",
             "index_memory_bytes 4096",

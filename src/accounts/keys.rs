@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Accounts, ApiKeyRow, Caller, Page, PageRequest, check_grant, unchecked};
+use super::{Accounts, ApiKeyRow, Caller, Page, PageRequest, check_grant, tenants::Tier, unchecked};
 use crate::{
     ctx::{Actor, ApiKeyId, Ctx, Scope, Scopes},
     error::Error,
@@ -237,6 +237,7 @@ impl From<KeyProof> for Known {
         let caller = Caller {
             tenant_id: proof.tenant_id,
             actor: Actor::ApiKey(proof.id),
+            tier: Tier::of_word(&proof.tier),
             scopes: Scopes::of_words(&proof.scopes),
         };
         Self { caller, secret_sha256: proof.secret_sha256, expires_at: proof.expires_at }

@@ -9,8 +9,9 @@ use rand::TryRng as _;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-use super::{Accounts, Caller, UserRow, attempts::Key, roles::Role, unchecked, users::lower};
+use super::{Accounts, Caller, UserRow, roles::Role, tenants::Tier, unchecked, users::lower};
 use crate::{
+    bus::{Rule, Subject},
     config::AccountsConfig,
     ctx::{Actor, Arrival, Ctx, LoginId, Scopes, TenantId, UserId},
     error::Error,
@@ -29,6 +30,10 @@ const TOKEN_BYTES: usize = 32;
 const LIFETIME_MAX: Duration = Duration::from_secs(30 * 86_400);
 /// That a login was used is noted, and makes it last longer, no more often than this.
 const TOUCHED_WITHIN_MAX: Duration = Duration::from_secs(30 * 60);
+/// Tries of one account, and of a person who gives their old password.
+const TRIES: Rule = Rule { max: 10, window: Duration::from_secs(300) };
+/// Tries from one address, which may be that of a whole office.
+const TRIES_FROM_ADDRESS: Rule = Rule { max: 100, window: Duration::from_secs(60) };
 /// Longest name of a client that is kept, in bytes.
 const USER_AGENT_BYTES_MAX: usize = 1_024;
 
@@ -95,8 +100,9 @@ impl Accounts {
     pub async fn log_in(&self, arrival: &Arrival, credentials: Credentials) -> Result<NewToken, Error> {
         let Credentials { tenant, email, password, user_agent } = credentials;
         let email = lower(&email);
-        self.count_try(Key::Address(arrival.address))?;
-        self.count_try(Key::Account { tenant: &tenant, email: &email })?;
+        self.count_try(Subject::address_by("login_address", arrival.address), TRIES_FROM_ADDRESS).await?;
+        // The edge lets no NUL through, so no two accounts are written the same.
+        self.count_try(Subject::text("login", &format!("{tenant}\0{email}")), TRIES).await?;
         // Before Postgres is asked, so that many logins at once take none of its connections from others.
         let turn = self.passwords.turn().await?;
         let found = store::users::find_to_log_in(&self.store, &tenant, &email).await?;
@@ -201,7 +207,7 @@ impl Accounts {
     /// they got another one meanwhile; `Unavailable` if too many passwords wait to be checked.
     pub async fn change_own_password(&self, ctx: &Ctx, current: String, new: String) -> Result<(), Error> {
         let (user_id, login_id) = login_of(ctx)?;
-        self.count_try(Key::User(user_id))?;
+        self.count_try(Subject::text("password", &user_id.to_string()), TRIES).await?;
         let checked = store::users::find_password(&self.store, ctx.tenant_id, user_id).await?;
         if !self.passwords.turn().await?.check(current, checked.clone()).await? {
             return Err(Error::invalid_field("current_password", "is not your password"));
@@ -219,8 +225,9 @@ impl Accounts {
         Ok(())
     }
 
-    fn count_try(&self, key: Key<'_>) -> Result<(), Error> {
-        self.attempts.take(key).map_err(|retry_after| Error::RateLimited { retry_after })
+    async fn count_try(&self, subject: Subject, rule: Rule) -> Result<(), Error> {
+        let refused = self.limits.admit(subject, rule).await.retry_after;
+        refused.map_or(Ok(()), |retry_after| Err(Error::RateLimited { retry_after }))
     }
 }
 
@@ -269,7 +276,8 @@ fn cut(text: &str, bytes_max: usize) -> &str {
 impl From<LoginRow> for Known {
     fn from(row: LoginRow) -> Self {
         let scopes = Role::parse(&row.role).map(Role::scopes).unwrap_or_default();
-        let caller = Caller { tenant_id: row.tenant_id, actor: Actor::User(row.user_id, row.id), scopes };
+        let (actor, tier) = (Actor::User(row.user_id, row.id), Tier::of_word(&row.tier));
+        let caller = Caller { tenant_id: row.tenant_id, actor, tier, scopes };
         Self { caller, expires_at: row.expires_at }
     }
 }

@@ -3,7 +3,6 @@
 //! Invariant: a key's secret and a login's token are never stored nor logged; Postgres holds their SHA-256. Of a password it
 //! holds what argon2id makes of it. Nobody gives a key or a person more than they have themselves.
 
-mod attempts;
 mod cached;
 pub mod keys;
 pub mod logins;
@@ -14,8 +13,9 @@ pub mod users;
 
 use std::sync::Arc;
 
-use self::{attempts::Attempts, cached::Cached, passwords::Passwords};
+use self::{cached::Cached, passwords::Passwords, tenants::Tier};
 use crate::{
+    bus::Limits,
     compute::Compute,
     config::AccountsConfig,
     ctx::{Actor, Ctx, Scope, Scopes, TenantId, UserId},
@@ -38,6 +38,8 @@ pub struct Caller {
     pub tenant_id: TenantId,
     /// The key or the person.
     pub actor: Actor,
+    /// What the tenant pays for.
+    pub tier: Tier,
     /// What they may do.
     pub scopes: Scopes,
 }
@@ -56,20 +58,27 @@ pub struct Accounts {
     keys: Cached<String, keys::Known>,
     logins: Cached<[u8; 32], logins::Known>,
     passwords: Passwords,
-    attempts: Attempts,
+    limits: Arc<Limits>,
     lifetimes: Lifetimes,
     tasks: Tasks,
 }
 
 impl Accounts {
     /// A room over `store` with nothing cached yet, on a machine with so many `cores`.
-    pub fn new(store: Arc<Store>, compute: Arc<Compute>, cores: usize, config: &AccountsConfig, tasks: Tasks) -> Self {
+    pub fn new(
+        store: Arc<Store>,
+        compute: Arc<Compute>,
+        cores: usize,
+        config: &AccountsConfig,
+        limits: Arc<Limits>,
+        tasks: Tasks,
+    ) -> Self {
         Self {
             store,
             keys: Cached::new(),
             logins: Cached::new(),
             passwords: Passwords::new(compute, cores),
-            attempts: Attempts::default(),
+            limits,
             lifetimes: logins::lifetimes(config),
             tasks,
         }

@@ -26,6 +26,11 @@ impl Tier {
             Self::Enterprise => "enterprise",
         }
     }
+
+    /// The tier that `word` stands for. A word that this version does not know is not worth more than the least.
+    pub fn of_word(word: &str) -> Self {
+        [Self::Free, Self::Pro, Self::Enterprise].into_iter().find(|tier| tier.as_str() == word).unwrap_or(Self::Free)
+    }
 }
 
 /// Longest name of a tenant, in characters: it may become a host name's label (RFC 1035, section 2.3.4).

@@ -127,15 +127,11 @@ pub async fn change_password(ctx: &Ctx, app: &App, req: Request) -> Result<Respo
 }
 
 pub(super) mod docs_of {
-    use std::time::Duration;
-
     use super::{
         super::openapi::{Docs, Gives},
         LoginDraft, LoginView, MeView, PasswordDraft,
     };
     use crate::error::Error;
-
-    const LIMITED: Error = Error::RateLimited { retry_after: Duration::ZERO };
 
     pub(in crate::api) fn login() -> Docs {
         Docs::new("Log in", Gives::json::<LoginView>(200, "The login, with its token."))
@@ -145,7 +141,6 @@ pub(super) mod docs_of {
             )
             .takes_json::<LoginDraft>()
             .fails(Error::BadCredentials)
-            .fails(LIMITED)
     }
 
     pub(in crate::api) fn logout() -> Docs {
@@ -162,6 +157,5 @@ pub(super) mod docs_of {
             .takes_json::<PasswordDraft>()
             .fails(Error::Forbidden { detail: String::new() })
             .fails(Error::Conflict { detail: String::new() })
-            .fails(LIMITED)
     }
 }

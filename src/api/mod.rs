@@ -14,6 +14,7 @@ pub mod fields;
 pub mod generations;
 pub mod health;
 pub mod knowledge_bases;
+mod limits;
 pub mod lists;
 pub mod meetings;
 pub mod messages;
@@ -43,7 +44,7 @@ use hyper::{
     http::request::Parts,
 };
 
-use self::openapi::Docs;
+use self::{limits::Told, openapi::Docs};
 use crate::{
     app::App,
     config::ServerConfig,
@@ -125,6 +126,11 @@ impl Route {
     /// Whether an API key or the token of a login has to be sent.
     pub fn wants_caller(&self) -> bool {
         matches!(self.access, Access::Caller(..))
+    }
+
+    /// Whether requests to it are counted: all but those by which others watch the server.
+    pub fn is_limited(&self) -> bool {
+        !["/healthz", "/readyz", "/metrics"].contains(&self.pattern)
     }
 
     /// The names of the path's parameters, from left to right.
@@ -252,7 +258,8 @@ pub async fn dispatch(app: &Arc<App>, request: hyper::Request<Incoming>, conn: &
     let request_id = RequestId::accept_or_new(head.headers.get(X_REQUEST_ID).and_then(|id| id.to_str().ok()));
     let path = ROUTER.find(head.uri.path());
     let (method, version, choice) = (head.method.clone(), head.version, negotiate(&head.headers));
-    let outcome = answer(app, path, head, body, choice, conn, &request_id).await;
+    let mut told = Told::default();
+    let outcome = answer(app, path, head, body, choice, conn, &request_id, &mut told).await;
 
     let pattern = path.map_or(UNMATCHED, |path| path.pattern);
     let closes = matches!(outcome, Err(Error::RequestTimeout)) && version < Version::HTTP_2;
@@ -265,6 +272,7 @@ pub async fn dispatch(app: &Arc<App>, request: hyper::Request<Incoming>, conn: &
     }
     response = finish(response, choice, app.config.server.compress_bytes_min, method == Method::HEAD);
     let headers = response.headers_mut();
+    told.write(headers);
     if closes {
         // The rest of the body may still be on its way, so the connection is of no more use.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -276,6 +284,7 @@ pub async fn dispatch(app: &Arc<App>, request: hyper::Request<Incoming>, conn: &
     response
 }
 
+#[expect(clippy::too_many_arguments, reason = "all that dispatch knows")]
 async fn answer(
     app: &App,
     path: Option<&Path>,
@@ -284,6 +293,7 @@ async fn answer(
     choice: Choice,
     conn: &ConnInfo,
     request_id: &RequestId,
+    told: &mut Told,
 ) -> Result<Response, Error> {
     let path = path.ok_or(Error::NotFound { what: "path" })?;
     if head.method == Method::OPTIONS {
@@ -302,14 +312,18 @@ async fn answer(
     let started = tokio::time::Instant::now();
     let deadline = started + config.handler_timeout;
     let limits = limits(row.route.body, config, started);
+    let address = client_address(conn.peer.ip(), &head.headers, &config.trusted_proxies);
     match row.route.access {
         Access::Public(handler) => {
+            if row.route.is_limited() {
+                told.admit_address(app, address).await?;
+            }
             let request = Request::new(head, body, row.route.pattern, limits, Place::default())?;
             guarded(deadline, handler(app, request)).await
         }
         Access::Arrival(handler) => {
             let _place = conn.requests.try_acquire().map_err(|_| OVERLOADED)?;
-            let address = client_address(conn.peer.ip(), &head.headers, &config.trusted_proxies);
+            told.admit_address(app, address).await?;
             let arrival = Arrival { address, request_id: request_id.clone() };
             let request = Request::new(head, body, row.route.pattern, limits, Place::default())?;
             row.check_query(&request)?;
@@ -320,7 +334,15 @@ async fn answer(
             let _place = conn.requests.try_acquire().map_err(|_| OVERLOADED)?;
             let handled = async {
                 let authorization = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-                let caller = app.accounts.authenticate(authorization).await?;
+                let caller = match app.accounts.authenticate(authorization).await {
+                    // Who proves nothing is nobody but an address, and each key that is not known was looked up for it.
+                    Err(Error::Unauthenticated) => {
+                        told.admit_address(app, address).await?;
+                        return Err(Error::Unauthenticated);
+                    }
+                    proved => proved?,
+                };
+                told.admit_caller(app, &caller).await?;
                 if let Some(scope) = scope.filter(|scope| !caller.may(*scope)) {
                     return Err(Error::Forbidden { detail: format!("You lack the scope {}.", scope.as_str()) });
                 }
@@ -328,7 +350,7 @@ async fn answer(
                     tenant_id: caller.tenant_id,
                     actor: caller.actor,
                     scopes: caller.scopes,
-                    address: Some(client_address(conn.peer.ip(), &head.headers, &config.trusted_proxies)),
+                    address: Some(address),
                     request_id: request_id.clone(),
                     deadline,
                 };

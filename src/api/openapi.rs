@@ -203,7 +203,7 @@ pub fn document() -> OpenApi {
         let operation = operation(route, &mut schemas);
         paths.add_path_operation(route.pattern, vec![method(route)], operation);
     }
-    let about = "Documents in, ranked chunks out; widgets, meetings, sessions and their messages; people and API keys. Errors are `application/problem+json` with a stable `code`.";
+    let about = "Documents in, ranked chunks out; widgets, meetings, sessions and their messages; people and API keys. Errors are `application/problem+json` with a stable `code`. Answers of limited routes say in `RateLimit` what the caller may still ask.";
     let license = LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build();
     let info = InfoBuilder::new()
         .title("tertulia")
@@ -291,13 +291,13 @@ fn failures(route: &Route) -> Vec<Error> {
         Error::Unauthenticated => has_caller,
         Error::Forbidden { .. } => route.scope().is_some(),
         Error::NotFound { .. } => has_path_parameters,
+        Error::RateLimited { .. } => route.is_limited(),
         Error::UnsupportedMediaType { .. } | Error::TooLarge { .. } | Error::RequestTimeout => has_body,
         Error::NotAcceptable | Error::Unavailable { .. } | Error::Deadline | Error::Internal(_) => true,
         Error::BadCredentials
         | Error::UnsupportedCoding { .. }
         | Error::MethodNotAllowed { .. }
-        | Error::Conflict { .. }
-        | Error::RateLimited { .. } => false,
+        | Error::Conflict { .. } => false,
     };
     every_error().into_iter().filter(follows).collect()
 }
@@ -371,6 +371,15 @@ fn components(mut schemas: Schemas) -> Components {
             let seconds = ObjectBuilder::new().schema_type(SchemaType::new(Type::Integer));
             let header = HeaderBuilder::new().schema(Some(seconds)).description(Some("Seconds to wait."));
             response = response.header("Retry-After", header.build());
+        }
+        if matches!(error, Error::RateLimited { .. }) {
+            for (name, about) in [
+                ("RateLimit", "For each policy: what is left (`r`) and the seconds until there is more (`t`)."),
+                ("RateLimit-Policy", "For each policy: how many requests (`q`) in how many seconds (`w`)."),
+            ] {
+                let header = HeaderBuilder::new().schema(Some(any_text())).description(Some(about));
+                response = response.header(name, header.build());
+            }
         }
         components = components.response(error.meaning().code, response);
     }

@@ -84,6 +84,8 @@ pub struct KeyProof {
     pub id: ApiKeyId,
     /// Proves the secret part of its text.
     pub secret_sha256: [u8; 32],
+    /// What its tenant pays for, as a word.
+    pub tier: String,
     /// What it may do, as words.
     pub scopes: Vec<String>,
     /// When it ceases to hold.
@@ -202,6 +204,7 @@ pub async fn find_by_public_id(
         tenant_id: TenantId(row.get("tenant_id")?),
         id: ApiKeyId(row.get("id")?),
         secret_sha256: row.sha256("secret_sha256")?,
+        tier: row.get("tier")?,
         scopes: row.get("scopes")?,
         expires_at: row.get("expires_at")?,
     };

@@ -85,6 +85,8 @@ pub struct LoginRow {
     pub user_id: UserId,
     /// The person's role.
     pub role: String,
+    /// What the tenant pays for, as a word.
+    pub tier: String,
     /// When it ceases to hold, unless it is used.
     pub expires_at: OffsetDateTime,
 }
@@ -127,6 +129,7 @@ pub async fn find_by_token(
         id: LoginId(row.get("id")?),
         user_id: UserId(row.get("user_id")?),
         role: row.get("role")?,
+        tier: row.get("tier")?,
         expires_at: row.get("expires_at")?,
     };
     if row.get("is_touch_due")? {

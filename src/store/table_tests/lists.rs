@@ -139,8 +139,8 @@ async fn tenants_and_keys_are_found_by_their_names() {
     tx.commit().await.unwrap();
     let found = find("bb").await.unwrap();
     assert_eq!(
-        (found.tenant_id, found.secret_sha256, found.scopes),
-        (ctx.tenant_id, [9; 32], vec!["knowledge:read".into()])
+        (found.tenant_id, found.secret_sha256, found.tier.as_str(), found.scopes),
+        (ctx.tenant_id, [9; 32], "free", vec!["knowledge:read".into()])
     );
     assert!(found.expires_at.is_some_and(|at| (at - expires_at).abs() < Duration::milliseconds(1)));
     assert_ne!(found.id, ApiKeyId::new());

@@ -16,7 +16,7 @@ use rustix::{
 };
 use serde_json::Value;
 
-use super::{Client, weights_dir};
+use super::{Client, HIGH_LIMITS, weights_dir};
 
 /// Longest that a start may take, the making of a new database included.
 const START_WAIT: Duration = Duration::from_secs(120);
@@ -121,6 +121,7 @@ impl Serve {
         let mut command = command(&["serve", "--listen", "127.0.0.1:0", "--data-dir", data_dir.to_str().unwrap()]);
         let mut child = command
             .env("TERTULIA_LOG_FORMAT", "json")
+            .envs(HIGH_LIMITS.map(|name| (name, "1000000")))
             .envs(settings.iter().cloned())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

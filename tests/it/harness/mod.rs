@@ -12,6 +12,7 @@ mod client;
 mod embeddings;
 mod postgres;
 mod proxy;
+pub mod redis;
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
@@ -40,6 +41,13 @@ pub type Settings = HashMap<&'static str, String>;
 pub const PASSWORD: &str = "correct horse battery";
 /// A change has come to every server by then, and not only because what they remember grew old (30 s).
 const SOON: std::time::Duration = std::time::Duration::from_secs(15);
+/// Limits that tests of other things must not run into.
+pub const HIGH_LIMITS: [&str; 4] = [
+    "TERTULIA_LIMITS_FREE_PER_MINUTE",
+    "TERTULIA_LIMITS_PRO_PER_MINUTE",
+    "TERTULIA_LIMITS_ENTERPRISE_PER_MINUTE",
+    "TERTULIA_LIMITS_ADDRESS_PER_MINUTE",
+];
 
 /// A running server with a database of its own.
 pub struct TestApp {
@@ -74,6 +82,7 @@ impl TestApp {
             ("TERTULIA_SERVER_SHARDS", "2".into()),
             ("TERTULIA_RETRIEVAL_WEIGHTS_DIR", weights_dir().display().to_string()),
         ]);
+        all.extend(HIGH_LIMITS.map(|name| (name, "1000000".to_owned())));
         all.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
         let mut app = Self { stack: None, database, settings: all, data_dir: tempfile::tempdir().unwrap() };
         app.start_stack().await;
