@@ -5,7 +5,7 @@
 //! the data: the codes decide only how much of it must be read.
 //!
 //! In a large segment sign codes come first (see `signs`): only rows that their estimate leaves in question are
-//! looked at in 8 bits. An estimate's bound holds for all but one row in a hundred, so there the answer is that of a
+//! looked at in 8 bits. An estimate's bound holds for all but one row in 80, so there the answer is that of a
 //! scan in f32 but for a few searches in a hundred, which miss one of the last of their lists.
 //!
 //! A row is kept in 16 bits a component: whole multiples `256·c + d` of a step of its own, a power of two, so that what is

@@ -26,11 +26,19 @@ const CACHED_MAX: u64 = 100_000;
 
 /// What is known of credentials of one kind.
 pub(super) struct Cached<K, V> {
-    /// None for what Postgres does not know.
-    fresh: Cache<K, Option<V>>,
+    fresh: Cache<K, Fresh<V>>,
     stale: Cache<K, V>,
     /// How often a change was told.
     changes: AtomicU64,
+}
+
+/// What Postgres said of one.
+#[derive(Clone)]
+struct Fresh<V> {
+    /// None for what it does not know.
+    known: Option<V>,
+    /// Changes that had been told before it was asked.
+    changes: u64,
 }
 
 impl<K, V> Cached<K, V>
@@ -66,7 +74,7 @@ where
         self.changes.fetch_add(1, Ordering::SeqCst);
         let of_fresh = concerns.clone();
         self.fresh
-            .invalidate_entries_if(move |_, known| known.as_ref().is_some_and(&of_fresh))
+            .invalidate_entries_if(move |_, fresh| fresh.known.as_ref().is_some_and(&of_fresh))
             .and_then(|_| self.stale.invalidate_entries_if(move |_, known| concerns(known)))
             .expect("the caches were built for closures");
     }
@@ -88,12 +96,12 @@ where
     where
         R: Future<Output = Result<Option<V>, StoreError>>,
     {
-        if let Some(known) = self.fresh.get(key).await {
-            return Ok(known);
+        if let Some(fresh) = self.fresh.get(key).await {
+            return Ok(fresh.known);
         }
         loop {
-            let changes = self.changes.load(Ordering::SeqCst);
-            let known = self.fresh.try_get_with_by_ref(key, self.read(key, &read)).await?;
+            let Fresh { known, changes } = self.fresh.try_get_with_by_ref(key, self.read(key, &read)).await?;
+            // Those who only waited for it compare with when it was read, too.
             if self.changes.load(Ordering::SeqCst) == changes {
                 return Ok(known);
             }
@@ -102,23 +110,22 @@ where
         }
     }
 
-    async fn read<R>(&self, key: &K, read: impl Fn() -> R) -> Result<Option<V>, StoreError>
+    async fn read<R>(&self, key: &K, read: impl Fn() -> R) -> Result<Fresh<V>, StoreError>
     where
         R: Future<Output = Result<Option<V>, StoreError>>,
     {
-        match read().await {
+        let changes = self.changes.load(Ordering::SeqCst);
+        let known = match read().await {
             Ok(known) => {
                 match &known {
                     Some(known) => self.stale.insert(key.clone(), known.clone()).await,
                     None => self.stale.invalidate(key).await,
                 }
-                Ok(known)
+                known
             }
-            Err(error) => match self.stale.get(key).await {
-                Some(known) => Ok(Some(known)),
-                None => Err(error),
-            },
-        }
+            Err(error) => Some(self.stale.get(key).await.ok_or(error)?),
+        };
+        Ok(Fresh { known, changes })
     }
 }
 
@@ -191,5 +198,32 @@ mod tests {
             assert_eq!(reads.load(Ordering::SeqCst), 2);
             assert!(cached.stale.get(&"id").await.is_none());
         }
+    }
+
+    #[tokio::test]
+    async fn who_joins_a_look_up_after_a_change_does_not_get_what_was_before_it() {
+        let cached = Cached::new();
+        let reads = AtomicU64::new(0);
+        let (begun, go_on) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
+        let read = async || {
+            if reads.fetch_add(1, Ordering::SeqCst) > 0 {
+                return Ok(None);
+            }
+            begun.notify_one();
+            go_on.notified().await;
+            Ok(Some('a'))
+        };
+        let first = cached.find(&1, read);
+        let second = async {
+            begun.notified().await;
+            cached.forget(&1).await;
+            let mut joined = Box::pin(cached.find(&1, read));
+            // It has asked and waits for the first.
+            assert!(futures_util::poll!(&mut joined).is_pending());
+            go_on.notify_one();
+            joined.await
+        };
+        let (first, second) = tokio::join!(first, second);
+        assert_eq!((first.unwrap(), second.unwrap()), (None, None));
     }
 }

@@ -130,7 +130,8 @@ impl Accounts {
         if old.revoked_at.is_some() || old.expires_at.is_some_and(|at| at <= now) {
             return Err(Error::Conflict { detail: "The key holds no more; create another one.".into() });
         }
-        let expires_at = expires_at.or_else(|| old.expires_at.map(|at| now + (at - old.created_at)));
+        let expires_at =
+            expires_at.or_else(|| old.expires_at.map(|at| now.checked_add(at - old.created_at).unwrap_or(at)));
         let row = store::api_keys::replace(&mut tx, id, &key.public_id, &key.secret_sha256, expires_at)
             .await
             .map_err(|error| match error.is_unique_violation() {

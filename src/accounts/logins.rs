@@ -30,8 +30,10 @@ const TOKEN_BYTES: usize = 32;
 const LIFETIME_MAX: Duration = Duration::from_secs(30 * 86_400);
 /// That a login was used is noted, and makes it last longer, no more often than this.
 const TOUCHED_WITHIN_MAX: Duration = Duration::from_secs(30 * 60);
-/// Tries of one account, and of a person who gives their old password.
+/// Tries of one account from one address, and of a person who gives their old password.
 const TRIES: Rule = Rule { max: 10, window: Duration::from_secs(300) };
+/// Tries of one account from all addresses: many more, so that nobody else easily keeps somebody from logging in.
+const TRIES_OF_ACCOUNT: Rule = Rule { max: 100, window: Duration::from_secs(300) };
 /// Tries from one address, which may be that of a whole office.
 const TRIES_FROM_ADDRESS: Rule = Rule { max: 100, window: Duration::from_secs(60) };
 /// Longest name of a client that is kept, in bytes.
@@ -102,7 +104,9 @@ impl Accounts {
         let email = lower(&email);
         self.count_try(Subject::address_by("login_address", arrival.address), TRIES_FROM_ADDRESS).await?;
         // The edge lets no NUL through, so no two accounts are written the same.
-        self.count_try(Subject::text("login", &format!("{tenant}\0{email}")), TRIES).await?;
+        let account = format!("{tenant}\0{email}");
+        self.count_try(Subject::text_from("login", &account, arrival.address), TRIES).await?;
+        self.count_try(Subject::text("login_account", &account), TRIES_OF_ACCOUNT).await?;
         // Before Postgres is asked, so that many logins at once take none of its connections from others.
         let turn = self.passwords.turn().await?;
         let found = store::users::find_to_log_in(&self.store, &tenant, &email).await?;

@@ -31,7 +31,7 @@ use prometheus_client::{
 use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::{Notify, futures::OwnedNotified},
-    time::{Instant, timeout},
+    time::{Instant, timeout_at},
 };
 
 use super::{
@@ -105,6 +105,11 @@ impl Subject {
         Self::text(policy, &one_client(address).to_string())
     }
 
+    /// What `text` names together with the client of that address, for the policy of that name.
+    pub fn text_from(policy: &'static str, text: &str, address: IpAddr) -> Self {
+        Self::text(policy, &format!("{text}\0{}", one_client(address)))
+    }
+
     /// What `text` names, for the policy of that name. Only its hash is kept.
     pub fn text(policy: &'static str, text: &str) -> Self {
         let hash = Sha256::digest(text);
@@ -125,8 +130,7 @@ impl Subject {
     fn redis_key(&self) -> String {
         let policy = self.policy();
         match self {
-            Self::Tenant(id) => format!("tertulia:limit:{policy}:{id}"),
-            Self::Key(id) => format!("tertulia:limit:{policy}:{id}"),
+            Self::Tenant(TenantId(id)) | Self::Key(ApiKeyId(id)) => format!("tertulia:limit:{policy}:{id}"),
             Self::Address(address) => format!("tertulia:limit:{policy}:{address}"),
             Self::Text(_, hash) => format!("tertulia:limit:{policy}:{hash:032x}"),
         }
@@ -239,6 +243,7 @@ impl Limits {
         let tally = self.tally(subject, rule, started);
         let mut now = started;
         let mut quota = None;
+        let give_up = started + LEASE_WAIT;
         for _ in 0..LEASES_MAX {
             match self.decide(subject, rule, &tally, now) {
                 Verdict::Settled(settled) => {
@@ -246,7 +251,7 @@ impl Limits {
                     break;
                 }
                 Verdict::Wait(answered) => {
-                    let waited = timeout(LEASE_WAIT, answered).await;
+                    let waited = timeout_at(give_up, answered).await;
                     now = Instant::now();
                     if waited.is_err() {
                         break;
@@ -470,6 +475,8 @@ impl Tally {
     /// What to ask for. Credit that is no longer good is given back.
     fn ask(&mut self, rule: Rule, now: Instant) -> Ask {
         let returned = if now < self.credit_until { 0 } else { std::mem::take(&mut self.credit) };
+        // What left the window while this instance was alone counts no more.
+        self.unreported = self.unreported.min(self.window.count(now));
         Ask {
             window: rule.window,
             max: rule.max,
@@ -567,6 +574,21 @@ mod tests {
         ] {
             assert_eq!(let_through(&limits, subject, 11).await, 10, "{subject:?}");
         }
+    }
+
+    #[test]
+    fn what_left_the_window_while_redis_was_away_is_not_told_of() {
+        let mut now = Instant::now();
+        let mut tally = Tally::new(RULE.window, now);
+        for _ in 0..3 {
+            now += 2 * RULE.window;
+            for _ in 0..20 {
+                tally.alone(Subject::Tenant(TenantId::new()), RULE, now, 1.0);
+            }
+        }
+        assert_eq!(tally.unreported, 3 * RULE.max);
+        assert_eq!(tally.ask(RULE, now).unreported, RULE.max);
+        assert_eq!(tally.ask(RULE, now + 2 * RULE.window).unreported, 0);
     }
 
     #[tokio::test(start_paused = true)]

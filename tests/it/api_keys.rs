@@ -153,6 +153,10 @@ async fn a_key_is_rotated_with_an_overlap() {
     assert_eq!((again.status, again.problem().as_str()), (409, "conflict"), "a key is replaced once");
     assert!(about(hours_left(&old).await, 2.0), "and that does not make it last longer");
 
+    let last = "9999-12-31T23:59:59Z";
+    let lasting = create(&json!({ "name": "ci", "scopes": ["knowledge:read"], "expires_at": last })).await;
+    assert_eq!(rotate(&lasting, &json!({})).await.json()["expires_at"], last, "there is no later time");
+
     let newest = rotate(&new, &json!({ "overlap_seconds": 0, "expires_at": "2999-01-01T00:00:00Z" })).await.json();
     assert_eq!(newest["expires_at"], "2999-01-01T00:00:00Z");
     assert!(!holds(&client(&new)).await && holds(&client(&newest)).await, "without an overlap it ends at once");

@@ -200,13 +200,17 @@ impl Redis {
         loop {
             match self.target.open().await {
                 Ok(connection) => {
-                    pause = PAUSE_MIN;
                     self.failures.store(0, Ordering::Relaxed);
                     self.link.store(Some(Arc::new(Link { connection: connection.clone() })));
                     tracing::info!(place = %self.target.url, "redis is there");
                     drop(tried.take());
+                    let begun = Instant::now();
                     advise(connection, self.target.response_timeout).await;
                     self.lost.notified().await;
+                    // One that is lost at once again, such as that of a server that takes no writes, is no recovery.
+                    if begun.elapsed() > PAUSE_MAX {
+                        pause = PAUSE_MIN;
+                    }
                 }
                 Err(error) => {
                     if tried.take().is_some() {

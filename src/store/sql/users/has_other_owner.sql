@@ -1,4 +1,4 @@
--- One who may still log in.
+-- One who is not disabled, with a password or without: the application role cannot read which.
 SELECT EXISTS (
     SELECT
     FROM users
