@@ -28,6 +28,7 @@ use crate::{
         snapshots::Snapshots, sync::Sync,
     },
     metrics::Metrics,
+    repeats::Repeats,
     server::{ConnInfo, Counters, Server},
     store::{self, Store, StoreError, embedded::EmbeddedCluster, listen::Notification},
     tasks::Tasks,
@@ -58,6 +59,8 @@ pub struct App {
     pub chat: Chat,
     /// Documents in, ranked chunks out.
     pub knowledge: Knowledge,
+    /// Requests that are done once, however often they are sent.
+    pub repeats: Repeats,
     /// Threads for what would hold up a shard.
     pub compute: Arc<Compute>,
     /// Memory for documents under way.
@@ -209,6 +212,7 @@ impl Stack {
             metrics,
             accounts: accounts.clone(),
             chat: Chat::new(store.clone()),
+            repeats: Repeats::new(store.clone()),
             knowledge,
             compute,
             tasks: tasks.clone(),
@@ -280,6 +284,7 @@ async fn follow_notifications(store: Arc<Store>, sync: Arc<Sync>, accounts: Arc<
                     Notification::ApiKey { public_id } => accounts.forget_key(&public_id).await,
                     Notification::Login { token_sha256 } => accounts.forget_login(&token_sha256).await,
                     Notification::Tenant { tenant_id } => accounts.forget_tenant(tenant_id),
+                    Notification::Widget { tenant_id, widget_id } => accounts.forget_widget(tenant_id, widget_id).await,
                 }
             }
         };

@@ -27,6 +27,9 @@ pub const FLAG_VARIABLES: [&str; 3] = ["TERTULIA_CONFIG", "TERTULIA_URL", "TERTU
 /// lasts that is used.
 const LOGIN_TTL: RangeInclusive<Duration> = Duration::from_secs(5 * 60)..=Duration::from_secs(30 * 86_400);
 
+/// What `accounts.visitor_ttl` may be.
+const VISITOR_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+
 /// The name of the encoder of `retrieval.weights_dir`.
 pub const STATIC_ENCODER: &str = "static";
 
@@ -226,6 +229,8 @@ impl fmt::Debug for Secret {
 pub struct AccountsConfig {
     /// How long a login lasts that is not used.
     pub login_ttl: Duration,
+    /// How long a visitor's token holds.
+    pub visitor_ttl: Duration,
 }
 
 /// `log.*`
@@ -308,7 +313,7 @@ pub const KNOBS: &[Knob] = &[
     Knob { name: "limits.pro_per_minute", default: "500", meaning: "the same for the tier `pro`", set: |c, v| put_count(&mut c.limits.pro_per_minute, v) },
     Knob { name: "limits.enterprise_per_minute", default: "2000", meaning: "the same for the tier `enterprise`", set: |c, v| put_count(&mut c.limits.enterprise_per_minute, v) },
     Knob { name: "limits.key_per_minute", default: "0", meaning: "requests in any minute of one API key, beside its tenant's limit; 0: no limit", set: |c, v| put_count(&mut c.limits.key_per_minute, v) },
-    Knob { name: "limits.address_per_minute", default: "300", meaning: "requests in any minute of one address (IPv6: its first 64 bits) to routes that need no key, or with one that is refused; 0: no limit", set: |c, v| put_count(&mut c.limits.address_per_minute, v) },
+    Knob { name: "limits.address_per_minute", default: "300", meaning: "requests in any minute of one address (IPv6: its first 64 bits) to routes that need no key, or with one that is refused, or of a visitor; 0: no limit", set: |c, v| put_count(&mut c.limits.address_per_minute, v) },
     Knob { name: "retrieval.weights_dir", default: "weights", meaning: "folder with the encoder's weights (safetensors) and tokenizer", set: |c, v| put_path(&mut c.retrieval.weights_dir, v) },
     Knob { name: "retrieval.memory_bytes_max", default: "8589934592", meaning: "memory for loaded knowledge bases, in bytes; the least recently searched are let go, and one that does not fit even so is answered by Postgres", set: |c, v| put_in(&mut c.retrieval.memory_bytes_max, v, 0, usize::MAX >> 1) },
     Knob { name: "retrieval.unload_after", default: "60s", meaning: "a knowledge base that was searched within this time is not let go to make room for another", set: |c, v| put_duration(&mut c.retrieval.unload_after, v) },
@@ -335,6 +340,7 @@ pub const KNOBS: &[Knob] = &[
     Knob { name: "rerank.candidates", default: "50", meaning: "how many of the best hits the service is given, unless more are wanted", set: |c, v| put_in(&mut c.rerank.candidates, v, 1, 1_000) },
     Knob { name: "rerank.timeout", default: "500ms", meaning: "longest that a search waits for the service; past it hits come in the order of the search", set: |c, v| put_duration(&mut c.rerank.timeout, v) },
     Knob { name: "accounts.login_ttl", default: "12h", meaning: "how long a login lasts that is not used, from 5m to 720h; one that is used lasts at most 30 days", set: |c, v| put_duration_in(&mut c.accounts.login_ttl, v, LOGIN_TTL) },
+    Knob { name: "accounts.visitor_ttl", default: "15m", meaning: "how long the token of a widget's visitor holds, from 1s to 24h; while it does, it is exchanged for a new one", set: |c, v| put_duration_in(&mut c.accounts.visitor_ttl, v, VISITOR_TTL) },
     Knob { name: "log.filter", default: "info,refinery_core=warn,tokio_postgres=warn", meaning: "what to log, such as `info` or `tertulia=debug,info`", set: |c, v| put_filter(&mut c.log.filter, v) },
     Knob { name: "log.format", default: "auto", meaning: "`auto` (readable on a terminal, else JSON), `json` or `text`", set: |c, v| put_format(&mut c.log.format, v) },
 ];
@@ -498,7 +504,7 @@ fn blank() -> Config {
             candidates: 0,
             timeout: Duration::ZERO,
         },
-        accounts: AccountsConfig { login_ttl: Duration::ZERO },
+        accounts: AccountsConfig { login_ttl: Duration::ZERO, visitor_ttl: Duration::ZERO },
         log: LogConfig { filter: String::new(), format: LogFormat::Auto },
     }
 }

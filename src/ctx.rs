@@ -3,8 +3,9 @@
 //! Invariant: code that touches a tenant's rows or index takes a [`Ctx`] (or a type made from one), so there is no
 //! way to reach them without having said whose they are.
 
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
+use time::OffsetDateTime;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -179,6 +180,8 @@ pub enum Actor {
     ApiKey(ApiKeyId),
     /// A person, by a login of theirs.
     User(UserId, LoginId),
+    /// The visitor of a session, who may see and do nothing but in it.
+    Visitor(SessionId),
     /// Somebody at the command line, who needs no key.
     Operator,
 }
@@ -188,7 +191,7 @@ impl Actor {
     pub fn user_id(self) -> Option<UserId> {
         match self {
             Self::User(user_id, _) => Some(user_id),
-            Self::ApiKey(_) | Self::Operator => None,
+            Self::ApiKey(_) | Self::Visitor(_) | Self::Operator => None,
         }
     }
 }
@@ -208,6 +211,19 @@ pub struct Ctx {
     pub request_id: RequestId,
     /// When the answer is of no more use.
     pub deadline: Instant,
+    /// What stands for it if it is done once, however often it is sent.
+    pub claim: Option<Arc<Claim>>,
+}
+
+/// A request's hold on an `Idempotency-Key`. Transactions of its [`Ctx`] mark it, and fail if it is another's by then.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Who shares the key: empty for the tenant's keys and people.
+    pub caller: String,
+    /// The key's hash, in hexadecimal digits.
+    pub key: String,
+    /// Until when it is held; tells this hold from every other.
+    pub leased_until: OffsetDateTime,
 }
 
 impl Ctx {
@@ -220,6 +236,7 @@ impl Ctx {
             address: None,
             request_id: RequestId::accept_or_new(None),
             deadline: Instant::now() + Duration::from_secs(60),
+            claim: None,
         }
     }
 }

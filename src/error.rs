@@ -51,6 +51,13 @@ pub enum Error {
         /// What is in the way.
         detail: String,
     },
+    /// The same request, by its `Idempotency-Key`, is being done.
+    UnderWay {
+        /// When to come again.
+        retry_after: Duration,
+    },
+    /// The `Idempotency-Key` stands for another request.
+    KeyReused,
     /// No credentials, or none that hold.
     Unauthenticated,
     /// What somebody wanted to log in with is not right. Which part of it is not told.
@@ -111,6 +118,8 @@ impl Error {
             Self::UnsupportedCoding { .. }    => p(415, "unsupported_coding",     "Unsupported content coding"),
             Self::NotAcceptable               => p(406, "not_acceptable",         "Not acceptable"),
             Self::Conflict { .. }             => p(409, "conflict",               "Conflict"),
+            Self::UnderWay { .. }             => p(409, "under_way",              "Under way"),
+            Self::KeyReused                   => p(422, "key_reused",             "Key used for another request"),
             Self::Unauthenticated             => p(401, "unauthenticated",        "Unauthenticated"),
             Self::BadCredentials              => p(401, "bad_credentials",        "Wrong credentials"),
             Self::Forbidden { .. }            => p(403, "forbidden",              "Forbidden"),
@@ -137,6 +146,14 @@ impl Error {
             Self::NotAcceptable => {
                 "`Accept-Encoding` refuses the plain form and names none of br, gzip and deflate.".into()
             }
+            Self::UnderWay { .. } => {
+                "The request with this `Idempotency-Key` is being done; send it again as `Retry-After` says.".into()
+            }
+            Self::KeyReused => {
+                "This `Idempotency-Key` was sent before with another path, query string or body; a new request takes a \
+                 new key."
+                    .into()
+            }
             Self::Unauthenticated => {
                 "Send an API key or the token of a login as `Authorization: Bearer …`; this one is missing, unknown, \
                  expired or revoked."
@@ -155,7 +172,9 @@ impl Error {
     /// When to come again, for the answers where that is known.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::RateLimited { retry_after } | Self::Unavailable { retry_after, .. } => Some(*retry_after),
+            Self::RateLimited { retry_after }
+            | Self::Unavailable { retry_after, .. }
+            | Self::UnderWay { retry_after } => Some(*retry_after),
             _ => None,
         }
     }

@@ -2,8 +2,9 @@
 //!
 //! The rooms, in reading order: [`config`] and [`ctx`] and [`error`] are leaves that everything may use; [`server`]
 //! accepts connections and hands them to shards; [`http`] is hyper's mechanics without any resource; [`api`] is the route
-//! table and a file for each resource; [`app`] holds the domain rooms, [`accounts`], [`chat`] and [`knowledge`]; [`store`]
-//! holds all SQL, [`bus`] all Redis. `ARCHITECTURE.md` has the map and what each room promises.
+//! table and a file for each resource; [`app`] holds the domain rooms, [`accounts`], [`chat`] and [`knowledge`], and
+//! [`repeats`], what is done once; [`store`] holds all SQL, [`bus`] all Redis. `ARCHITECTURE.md` has the map and what each
+//! room promises.
 
 #![forbid(unsafe_code)]
 
@@ -21,7 +22,9 @@ pub mod http;
 pub mod knowledge;
 pub mod metadata;
 pub mod metrics;
+pub mod origins;
 pub mod redis_url;
+pub mod repeats;
 pub mod server;
 pub mod store;
 pub mod tasks;

@@ -198,7 +198,7 @@ impl Accounts {
                 let key = store::api_keys::find(&mut tx, id).await?.ok_or(Error::Unauthenticated)?;
                 (key.expires_at, None)
             }
-            Actor::Operator => (None, None),
+            Actor::Visitor(_) | Actor::Operator => (None, None),
         };
         tx.commit().await?;
         Ok(Me { scopes: ctx.scopes, expires_at, user })
@@ -261,7 +261,7 @@ fn new_token() -> Result<(String, [u8; 32]), Error> {
 fn login_of(ctx: &Ctx) -> Result<(UserId, LoginId), Error> {
     match ctx.actor {
         Actor::User(user_id, login_id) => Ok((user_id, login_id)),
-        Actor::ApiKey(_) | Actor::Operator => {
+        Actor::ApiKey(_) | Actor::Visitor(_) | Actor::Operator => {
             Err(Error::Forbidden { detail: "This is for people who have logged in, not for API keys.".into() })
         }
     }
@@ -304,7 +304,10 @@ mod tests {
     #[test]
     fn a_login_that_is_used_is_noted_before_it_ends() {
         for (ttl, touched_within) in [(12 * 3_600, 1_800), (3_600, 900), (300, 75)] {
-            let lifetimes = lifetimes(&AccountsConfig { login_ttl: Duration::from_secs(ttl) });
+            let lifetimes = lifetimes(&AccountsConfig {
+                login_ttl: Duration::from_secs(ttl),
+                visitor_ttl: Duration::from_secs(900),
+            });
             assert_eq!(lifetimes.touched_within, Duration::from_secs(touched_within));
             assert_eq!((lifetimes.idle, lifetimes.whole), (Duration::from_secs(ttl), LIFETIME_MAX));
         }

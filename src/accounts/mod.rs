@@ -10,17 +10,18 @@ pub mod passwords;
 pub mod roles;
 pub mod tenants;
 pub mod users;
+pub mod visitors;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use self::{cached::Cached, passwords::Passwords, tenants::Tier};
 use crate::{
     bus::Limits,
     compute::Compute,
     config::AccountsConfig,
-    ctx::{Actor, Ctx, Scope, Scopes, TenantId, UserId},
+    ctx::{Actor, Ctx, Scope, Scopes, TenantId, UserId, WidgetId},
     error::Error,
-    store::{Store, StoreError, auth_sessions::Lifetimes},
+    store::{Store, StoreError, auth_sessions::Lifetimes, widgets::WidgetSecrets},
     tasks::Tasks,
 };
 
@@ -36,7 +37,7 @@ pub use crate::store::{
 pub struct Caller {
     /// The tenant whose data is opened.
     pub tenant_id: TenantId,
-    /// The key or the person.
+    /// The key, the person or the visitor.
     pub actor: Actor,
     /// What the tenant pays for.
     pub tier: Tier,
@@ -60,6 +61,10 @@ pub struct Accounts {
     passwords: Passwords,
     limits: Arc<Limits>,
     lifetimes: Lifetimes,
+    widgets: Cached<(TenantId, WidgetId), WidgetSecrets>,
+    /// Where some widget, or that one, may be shown.
+    origins: Cached<(String, Option<WidgetId>), ()>,
+    visitor_ttl: Duration,
     tasks: Tasks,
 }
 
@@ -80,17 +85,24 @@ impl Accounts {
             passwords: Passwords::new(compute, cores),
             limits,
             lifetimes: logins::lifetimes(config),
+            widgets: Cached::new(),
+            origins: Cached::new(),
+            visitor_ttl: config.visitor_ttl,
             tasks,
         }
     }
 
-    /// The caller that `authorization` (the header's value) proves.
+    /// The caller that `authorization` (the header's value) proves. `origin` is that of the page that asks, if one does.
     ///
     /// # Errors
     /// `Unauthenticated` if there is no key or token, or it is malformed, unknown, expired or revoked: all the same answer.
+    /// `Forbidden` for a visitor's token on another page than its own.
     /// `Unavailable` if Postgres is away and it was not seen lately.
-    pub async fn authenticate(&self, authorization: Option<&str>) -> Result<Caller, Error> {
+    pub async fn authenticate(&self, authorization: Option<&str>, origin: Option<&str>) -> Result<Caller, Error> {
         let token = authorization.and_then(bearer).ok_or(Error::Unauthenticated)?;
+        if let Some(checked) = self.check_visitor(token, origin).await {
+            return checked;
+        }
         match logins::token_sha256(token) {
             Some(token_sha256) => self.check_login(token_sha256).await,
             None => self.check_key(token).await,
@@ -111,12 +123,15 @@ impl Accounts {
     pub fn forget_tenant(&self, tenant_id: TenantId) {
         self.keys.forget_all_of(move |known| known.caller.tenant_id == tenant_id);
         self.logins.forget_all_of(move |known| known.caller.tenant_id == tenant_id);
+        self.widgets.forget_all_of(move |known| known.tenant_id == tenant_id);
     }
 
     /// Asks Postgres again for every key and login, because changes may have been missed.
     pub fn recheck_all(&self) {
         self.keys.recheck_all();
         self.logins.recheck_all();
+        self.widgets.recheck_all();
+        self.origins.recheck_all();
     }
 
     /// Drops what is known of all logins of a person, because something about them changed.

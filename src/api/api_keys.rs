@@ -179,6 +179,7 @@ pub(super) mod docs_of {
     pub(in crate::api) fn create_api_key() -> Docs {
         Docs::new("Create an API key", Gives::json::<ApiKeyView>(201, "The key, with its text."))
             .takes_json::<ApiKeyDraft>()
+            .shows_secret()
     }
 
     pub(in crate::api) fn list_api_keys() -> Docs {
@@ -201,6 +202,7 @@ pub(super) mod docs_of {
                  its place. A key is replaced once; then the new one is.",
             )
             .takes_json::<RotationDraft>()
+            .shows_secret()
             .fails(Error::Conflict { detail: String::new() })
     }
 }

@@ -111,7 +111,7 @@ pub async fn get_me(ctx: &Ctx, app: &App, _req: Request) -> Result<Response, Err
     let (kind, id) = match ctx.actor {
         Actor::User(id, _) => ("user", id.0),
         Actor::ApiKey(id) => ("api_key", id.0),
-        Actor::Operator => return Err(Error::Unauthenticated),
+        Actor::Visitor(_) | Actor::Operator => return Err(Error::Unauthenticated),
     };
     let user = user.map(UserView::from);
     respond::ok(&MeView { kind, id, tenant_id: ctx.tenant_id.0, scopes: scopes.words(), expires_at, user })

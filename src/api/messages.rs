@@ -13,7 +13,7 @@ use crate::{
         History, MessageRow, NewMessage, Role,
         messages::{CLIENT_ID_BYTES_MAX, CONTENT_BYTES_MAX, QUESTION_BYTES_MAX, SENDER_CHARS_MAX},
     },
-    ctx::{Ctx, MessageId},
+    ctx::{Actor, Ctx, MessageId},
     error::Error,
     http::{Request, Response, json::raw as raw_json, respond},
     metadata,
@@ -45,7 +45,7 @@ pub struct MessageDraft {
 }
 
 /// `user` for the visitor, `assistant` for a model, `agent` for a person of yours, `system` for anything else.
-#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum RoleDraft {
     User,
@@ -131,6 +131,9 @@ pub async fn create_message(ctx: &Ctx, app: &App, req: Request) -> Result<Respon
     fields::chars("sender", draft.sender.as_deref(), SENDER_CHARS_MAX)?;
     fields::bytes("client_id", draft.client_id.as_deref(), CLIENT_ID_BYTES_MAX)?;
     metadata::check("metadata", &draft.metadata)?;
+    if let Actor::Visitor(_) = ctx.actor {
+        check_visitor(&draft)?;
+    }
     let message = NewMessage {
         role: draft.role.into(),
         sender: draft.sender,
@@ -185,6 +188,17 @@ pub async fn search_messages(ctx: &Ctx, app: &App, req: Request) -> Result<Respo
     }
     let messages = app.chat.search_messages(ctx, question, &page).await?;
     lists::respond(&page, messages.map(MessageView::from))
+}
+
+/// A visitor speaks as nobody else.
+fn check_visitor(draft: &MessageDraft) -> Result<(), Error> {
+    if draft.role != RoleDraft::User {
+        return Err(Error::invalid_field("role", "must be user for a visitor"));
+    }
+    if draft.sender.is_some() {
+        return Err(Error::invalid_field("sender", "is not for visitors: their session has their name"));
+    }
+    Ok(())
 }
 
 fn message_id(req: &Request) -> Result<MessageId, Error> {

@@ -7,12 +7,14 @@
 
 pub mod api_keys;
 pub mod auth;
+mod cors;
 pub mod docs;
 pub mod documents;
 pub mod documents_by_filter;
 pub mod fields;
 pub mod generations;
 pub mod health;
+mod idempotency;
 pub mod knowledge_bases;
 mod limits;
 pub mod lists;
@@ -22,6 +24,7 @@ pub mod openapi;
 pub mod query;
 pub mod sessions;
 pub mod users;
+pub mod visitors;
 pub mod widgets;
 
 use std::{
@@ -46,9 +49,10 @@ use hyper::{
 
 use self::{limits::Told, openapi::Docs};
 use crate::{
+    accounts::Caller,
     app::App,
     config::ServerConfig,
-    ctx::{Arrival, Ctx, RequestId, Scope},
+    ctx::{Actor, Arrival, Ctx, RequestId, Scope},
     error::Error,
     http::{
         Body, Request, Response,
@@ -106,6 +110,9 @@ pub struct Route {
     pub pattern: &'static str,
     /// Who may call, and the handler.
     pub access: Access,
+    /// Whether it is there for the pages that show a widget: to let a visitor in, or for the visitor of the session that the
+    /// path names, who needs no scope.
+    pub visitor: bool,
     /// How large a body may be.
     pub body: BodyLimit,
     /// The handler's name: the operation id in the OpenAPI document.
@@ -133,6 +140,11 @@ impl Route {
         !["/healthz", "/readyz", "/metrics"].contains(&self.pattern)
     }
 
+    /// Whether it creates something, so that an `Idempotency-Key` has it done once.
+    pub fn creates(&self) -> bool {
+        self.method == Method::POST && self.wants_caller() && (self.docs)().gives.status == 201
+    }
+
     /// The names of the path's parameters, from left to right.
     pub fn path_parameters(&self) -> impl Iterator<Item = &'static str> {
         self.pattern.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
@@ -141,11 +153,15 @@ impl Route {
 
 /// A row. The handler `module::name` has its documentation in `module::docs_of::name`.
 macro_rules! route {
+    ($method:ident $pattern:literal, ($access:ident, visitor), $body:ident, $module:ident::$name:ident) => {
+        Route { visitor: true, ..route!($method $pattern, $access, $body, $module::$name) }
+    };
     ($method:ident $pattern:literal, public, $body:ident, $module:ident::$name:ident) => {
         Route {
             method: Method::$method,
             pattern: $pattern,
             access: Access::Public(|app, request| Box::pin($module::$name(app, request))),
+            visitor: false,
             body: BodyLimit::$body,
             name: stringify!($name),
             docs: $module::docs_of::$name,
@@ -156,6 +172,7 @@ macro_rules! route {
             method: Method::$method,
             pattern: $pattern,
             access: Access::Arrival(|arrival, app, request| Box::pin($module::$name(arrival, app, request))),
+            visitor: false,
             body: BodyLimit::$body,
             name: stringify!($name),
             docs: $module::docs_of::$name,
@@ -172,6 +189,7 @@ macro_rules! route {
             method: Method::$method,
             pattern: $pattern,
             access: Access::Caller($scope, |ctx, app, request| Box::pin($module::$name(ctx, app, request))),
+            visitor: false,
             body: BodyLimit::$body,
             name: stringify!($name),
             docs: $module::docs_of::$name,
@@ -204,6 +222,8 @@ pub const ROUTES: &[Route] = &[
     route!(GET    "/v1/widgets/{widget_id}",                                            WidgetsRead,    Nothing,  widgets::get_widget),
     route!(PATCH  "/v1/widgets/{widget_id}",                                            WidgetsWrite,   Json,     widgets::update_widget),
     route!(DELETE "/v1/widgets/{widget_id}",                                            WidgetsWrite,   Nothing,  widgets::delete_widget),
+    route!(POST   "/v1/widgets/{widget_id}/rotate-secret",                              WidgetsWrite,   Json,     widgets::rotate_secret),
+    route!(POST   "/v1/widgets/{widget_id}/visitors",                                   (arrival, visitor), Json, visitors::create_visitor),
     route!(POST   "/v1/meetings",                                                       MeetingsWrite,  Json,     meetings::create_meeting),
     route!(GET    "/v1/meetings",                                                       MeetingsRead,   Nothing,  meetings::list_meetings),
     route!(GET    "/v1/meetings/{meeting_id}",                                          MeetingsRead,   Nothing,  meetings::get_meeting),
@@ -216,12 +236,13 @@ pub const ROUTES: &[Route] = &[
     route!(DELETE "/v1/meetings/{meeting_id}/participants/{participant_id}",            MeetingsWrite,  Nothing,  meetings::delete_participant),
     route!(POST   "/v1/sessions",                                                       SessionsWrite,  Json,     sessions::create_session),
     route!(GET    "/v1/sessions",                                                       SessionsRead,   Nothing,  sessions::list_sessions),
-    route!(GET    "/v1/sessions/{session_id}",                                          SessionsRead,   Nothing,  sessions::get_session),
+    route!(GET    "/v1/sessions/{session_id}",                                          (SessionsRead, visitor), Nothing, sessions::get_session),
     route!(PATCH  "/v1/sessions/{session_id}",                                          SessionsWrite,  Json,     sessions::update_session),
     route!(DELETE "/v1/sessions/{session_id}",                                          SessionsWrite,  Nothing,  sessions::delete_session),
-    route!(POST   "/v1/sessions/{session_id}/end",                                      SessionsWrite,  Nothing,  sessions::end_session),
-    route!(POST   "/v1/sessions/{session_id}/messages",                                 SessionsWrite,  Json,     messages::create_message),
-    route!(GET    "/v1/sessions/{session_id}/messages",                                 SessionsRead,   Nothing,  messages::list_messages),
+    route!(POST   "/v1/sessions/{session_id}/end",                                      (SessionsWrite, visitor), Nothing, sessions::end_session),
+    route!(POST   "/v1/sessions/{session_id}/refresh",                                  (SessionsWrite, visitor), Nothing, visitors::refresh_visitor),
+    route!(POST   "/v1/sessions/{session_id}/messages",                                 (SessionsWrite, visitor), Json, messages::create_message),
+    route!(GET    "/v1/sessions/{session_id}/messages",                                 (SessionsRead, visitor), Nothing, messages::list_messages),
     route!(GET    "/v1/sessions/{session_id}/messages/{message_id}",                    SessionsRead,   Nothing,  messages::get_message),
     route!(PATCH  "/v1/sessions/{session_id}/messages/{message_id}",                    SessionsWrite,  Json,     messages::edit_message),
     route!(DELETE "/v1/sessions/{session_id}/messages/{message_id}",                    SessionsWrite,  Nothing,  messages::delete_message),
@@ -259,6 +280,7 @@ pub async fn dispatch(app: &Arc<App>, request: hyper::Request<Incoming>, conn: &
     let path = ROUTER.find(head.uri.path());
     let (method, version, choice) = (head.method.clone(), head.version, negotiate(&head.headers));
     let mut told = Told::default();
+    let page = path.and_then(|path| cors::page(path, &head));
     let outcome = answer(app, path, head, body, choice, conn, &request_id, &mut told).await;
 
     let pattern = path.map_or(UNMATCHED, |path| path.pattern);
@@ -273,6 +295,9 @@ pub async fn dispatch(app: &Arc<App>, request: hyper::Request<Incoming>, conn: &
     response = finish(response, choice, app.config.server.compress_bytes_min, method == Method::HEAD);
     let headers = response.headers_mut();
     told.write(headers);
+    if let (Some(path), Some(page)) = (path, page) {
+        cors::tell(app, path, page, headers).await;
+    }
     if closes {
         // The rest of the body may still be on its way, so the connection is of no more use.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -286,7 +311,7 @@ pub async fn dispatch(app: &Arc<App>, request: hyper::Request<Incoming>, conn: &
 
 #[expect(clippy::too_many_arguments, reason = "all that dispatch knows")]
 async fn answer(
-    app: &App,
+    app: &Arc<App>,
     path: Option<&Path>,
     head: Parts,
     body: Incoming,
@@ -331,10 +356,10 @@ async fn answer(
         }
         Access::Caller(scope, handler) => {
             // Public rows are not counted: a server with its hands full still says how it is.
-            let _place = conn.requests.try_acquire().map_err(|_| OVERLOADED)?;
+            let turn = conn.requests.clone().try_acquire_owned().map_err(|_| OVERLOADED)?;
             let handled = async {
                 let authorization = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-                let caller = match app.accounts.authenticate(authorization).await {
+                let caller = match app.accounts.authenticate(authorization, visitors::origin(&head.headers)).await {
                     // Who proves nothing is nobody but an address, and each key that is not known was looked up for it.
                     Err(Error::Unauthenticated) => {
                         told.admit_address(app, address).await?;
@@ -342,10 +367,12 @@ async fn answer(
                     }
                     proved => proved?,
                 };
-                told.admit_caller(app, &caller).await?;
-                if let Some(scope) = scope.filter(|scope| !caller.may(*scope)) {
-                    return Err(Error::Forbidden { detail: format!("You lack the scope {}.", scope.as_str()) });
+                if let Actor::Visitor(_) = caller.actor {
+                    // One visitor shall not use up what all have.
+                    told.admit_address(app, address).await?;
                 }
+                told.admit_caller(app, &caller).await?;
+                check_rights(row.route, scope, &caller)?;
                 let ctx = Ctx {
                     tenant_id: caller.tenant_id,
                     actor: caller.actor,
@@ -353,17 +380,46 @@ async fn answer(
                     address: Some(address),
                     request_id: request_id.clone(),
                     deadline,
+                    claim: None,
                 };
                 let place = match row.route.body {
                     BodyLimit::Document => app.documents_room.place(),
                     BodyLimit::Nothing | BodyLimit::Json => Place::default(),
                 };
                 let request = Request::new(head, body, row.route.pattern, limits, place)?;
+                check_session(&ctx, &request)?;
                 row.check_query(&request)?;
-                handler(&ctx, app, request).await
+                if let Some(key) = idempotency::key(row.creates, request.headers())? {
+                    return idempotency::once(app, ctx, row.route, handler, request, key, turn).await;
+                }
+                let answer = handler(&ctx, app, request).await;
+                drop(turn);
+                answer
             };
             guarded(deadline, handled).await
         }
+    }
+}
+
+/// Refuses whoever may not ask a route at all.
+fn check_rights(route: &Route, scope: Option<Scope>, caller: &Caller) -> Result<(), Error> {
+    if let Actor::Visitor(_) = caller.actor {
+        let detail = "A visitor's token opens their session and nothing else.";
+        return if route.visitor { Ok(()) } else { Err(Error::Forbidden { detail: detail.into() }) };
+    }
+    match scope.filter(|scope| !caller.may(*scope)) {
+        Some(scope) => Err(Error::Forbidden { detail: format!("You lack the scope {}.", scope.as_str()) }),
+        None => Ok(()),
+    }
+}
+
+/// To a visitor no session is there but their own.
+fn check_session(ctx: &Ctx, request: &Request) -> Result<(), Error> {
+    match ctx.actor {
+        Actor::Visitor(own) if request.path_uuid("session_id") != Some(own.0) => {
+            Err(Error::NotFound { what: "session" })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -453,28 +509,35 @@ struct Path {
     allow: HeaderValue,
     /// Whether its answers are for their caller alone.
     is_private: bool,
+    /// Whether pages that show a widget ask it.
+    serves_visitors: bool,
 }
 
 struct Row {
     route: &'static Route,
     /// Names that the query string may have.
     query: Vec<&'static str>,
+    /// Whether an `Idempotency-Key` has it done once.
+    creates: bool,
 }
 
 impl Router {
     fn new(routes: &'static [Route]) -> Self {
         let mut paths: Vec<Path> = Vec::new();
         for route in routes {
-            let row = Row { route, query: (route.docs)().query.iter().map(|parameter| parameter.name).collect() };
+            let query = (route.docs)().query.iter().map(|parameter| parameter.name).collect();
+            let row = Row { route, query, creates: route.creates() };
             let is_private = !matches!(route.access, Access::Public(_));
             match paths.iter_mut().find(|path| path.pattern == route.pattern) {
                 Some(path) => {
                     path.rows.push(row);
                     path.is_private |= is_private;
+                    path.serves_visitors |= route.visitor;
                 }
                 None => {
                     let allow = HeaderValue::from_static("OPTIONS");
-                    paths.push(Path { pattern: route.pattern, rows: vec![row], allow, is_private });
+                    let serves_visitors = route.visitor;
+                    paths.push(Path { pattern: route.pattern, rows: vec![row], allow, is_private, serves_visitors });
                 }
             }
         }
@@ -542,11 +605,34 @@ mod tests {
         for route in ROUTES {
             let is_public = matches!(route.access, Access::Public(_));
             assert_eq!(is_public, !route.pattern.starts_with("/v1/"), "{}", route.pattern);
-            assert_eq!(!is_public && !route.wants_caller(), route.name == "login", "{}", route.pattern);
-            assert_eq!(route.scope().is_none(), is_public || route.pattern.starts_with("/v1/auth/"), "{}", route.name);
+            let is_arrival = ["login", "create_visitor"].contains(&route.name);
+            assert_eq!(!is_public && !route.wants_caller(), is_arrival, "{}", route.pattern);
+            let needs_none = is_public || is_arrival || route.pattern.starts_with("/v1/auth/");
+            assert_eq!(route.scope().is_none(), needs_none, "{}", route.name);
             let has_none = matches!(route.method, Method::GET | Method::DELETE)
-                || ["warm_knowledge_base", "end_meeting", "end_session", "logout"].contains(&route.name);
+                || ["warm_knowledge_base", "end_meeting", "end_session", "refresh_visitor", "logout"]
+                    .contains(&route.name);
             assert_eq!(has_none, route.body == BodyLimit::Nothing, "{}", route.name);
+        }
+    }
+
+    #[test]
+    fn visitors_have_their_session_and_nothing_else() {
+        let own: Vec<_> = ROUTES.iter().filter(|route| route.visitor && route.wants_caller()).collect();
+        let names: Vec<_> = own.iter().map(|route| route.name).collect();
+        assert_eq!(names, ["get_session", "end_session", "refresh_visitor", "create_message", "list_messages"]);
+        assert!(own.iter().all(|route| route.path_parameters().eq(["session_id"])));
+    }
+
+    #[test]
+    fn every_post_that_creates_takes_an_idempotency_key() {
+        let creates: Vec<_> = ROUTES.iter().filter(|route| route.creates()).map(|route| route.name).collect();
+        let makes = |name: &str| ["create_", "rotate_"].iter().any(|deed| name.starts_with(deed));
+        for route in ROUTES.iter().filter(|route| makes(route.name) && route.wants_caller()) {
+            assert!(creates.contains(&route.name), "{}", route.name);
+        }
+        for name in ["login", "create_visitor", "search_knowledge_base", "end_session"] {
+            assert!(!creates.contains(&name), "{name}");
         }
     }
 

@@ -24,7 +24,7 @@ use utoipa::{
     },
 };
 
-use super::{BodyLimit, ROUTES, Route, lists::PageView};
+use super::{BodyLimit, ROUTES, Route, idempotency::KEY_BYTES_MAX, lists::PageView};
 use crate::{
     app::App,
     ctx::Scope,
@@ -53,6 +53,8 @@ pub struct Docs {
     pub gives: Gives,
     /// Failures that do not follow from the row.
     pub fails: Vec<Error>,
+    /// Whether the answer shows a secret, and so is not kept to be repeated.
+    pub shows_secret: bool,
 }
 
 /// A parameter of a query string.
@@ -94,7 +96,8 @@ pub struct Form {
 
 /// An answer.
 pub struct Gives {
-    status: u16,
+    /// The HTTP status.
+    pub status: u16,
     about: &'static str,
     form: Option<Form>,
 }
@@ -105,7 +108,7 @@ pub type Schemas = Vec<(String, RefOr<Schema>)>;
 impl Docs {
     /// A route that does what `summary` says and answers with `gives`.
     pub fn new(summary: &'static str, gives: Gives) -> Self {
-        Self { summary, about: None, query: &[], takes: Vec::new(), gives, fails: Vec::new() }
+        Self { summary, about: None, query: &[], takes: Vec::new(), gives, fails: Vec::new(), shows_secret: false }
     }
 
     /// With more to say.
@@ -128,6 +131,11 @@ impl Docs {
     pub fn takes(mut self, media_type: &'static str) -> Self {
         self.takes.push(Form { media_type, schema: |_| any_text() });
         self
+    }
+
+    /// With an answer that shows a secret.
+    pub fn shows_secret(self) -> Self {
+        Self { shows_secret: true, ..self }
     }
 
     /// With a failure that does not follow from the row.
@@ -227,6 +235,8 @@ pub fn every_error() -> Vec<Error> {
         Error::UnsupportedCoding { detail: "The body has a Content-Encoding other than br, gzip, deflate.".into() },
         Error::NotAcceptable,
         Error::Conflict { detail: "The state of things forbids it: a name that is taken, say.".into() },
+        Error::UnderWay { retry_after: later },
+        Error::KeyReused,
         Error::Unauthenticated,
         Error::BadCredentials,
         Error::Forbidden { detail: "Whoever asks lacks the scope that this route asks for.".into() },
@@ -266,6 +276,9 @@ fn operation(route: &Route, schemas: &mut Schemas) -> Operation {
     for parameter in docs.query {
         operation = operation.parameter(query_parameter(parameter));
     }
+    if route.creates() {
+        operation = operation.parameter(idempotency_key(docs.shows_secret));
+    }
     if route.wants_caller() {
         let scopes: Vec<_> = route.scope().map(Scope::as_str).into_iter().collect();
         operation = operation.security(SecurityRequirement::new(BEARER, scopes));
@@ -298,6 +311,7 @@ fn failures(route: &Route) -> Vec<Error> {
         | Error::UnsupportedCoding { .. }
         | Error::MethodNotAllowed { .. }
         | Error::Conflict { .. } => false,
+        Error::UnderWay { .. } | Error::KeyReused => route.creates(),
     };
     every_error().into_iter().filter(follows).collect()
 }
@@ -333,6 +347,26 @@ fn path_parameter(name: &'static str) -> ParameterBuilder {
         .schema(Some(schema))
 }
 
+fn idempotency_key(shows_secret: bool) -> ParameterBuilder {
+    let about = match shows_secret {
+        false => {
+            "A new key for each new request: sent again with the same one, it is done once, and the answer is the same, with \
+             `Idempotency-Replayed: true`. Kept for a day."
+        }
+        true => {
+            "A new key for each new request: sent again with the same one, it is done once. The answer shows a secret and is \
+             not kept, so a repeat gets 409."
+        }
+    };
+    let schema = ObjectBuilder::new().schema_type(SchemaType::new(Type::String));
+    ParameterBuilder::new()
+        .name("Idempotency-Key")
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(about))
+        .schema(Some(schema.min_length(Some(1)).max_length(Some(KEY_BYTES_MAX)).pattern(Some("^[!-~]+$"))))
+}
+
 fn query_parameter(parameter: &QueryParameter) -> ParameterBuilder {
     let schema = match parameter.kind {
         QueryKind::Text => any_text(),
@@ -357,7 +391,7 @@ fn components(mut schemas: Schemas) -> Components {
     let problem = reference::<Problem<'_>>(&mut schemas);
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(format!(
         "An API key (`tt_…`, from `tertulia key create` or `POST /v1/api-keys`) or the token of a login (`tl_…`, from \
-         `POST /v1/auth/login`). A key has some of the scopes {}; a person has those of their role.",
+         `POST /v1/auth/login`), or for one session a visitor's (`tv_…`, from `POST /v1/widgets/{{widget_id}}/visitors`). A key has some of the scopes {}; a person has those of their role.",
         Scope::ALL.map(Scope::as_str).join(", ")
     )));
     let mut components = ComponentsBuilder::new()
@@ -485,12 +519,13 @@ mod tests {
             let in_path = parameters.iter().filter(|it| it["in"] == "path").count();
             assert_eq!(in_path, path.matches('{').count(), "{method} {path}");
             let takes_one = matches!(method.as_str(), "POST" | "PUT" | "PATCH")
-                && !["/warm", "/end", "/logout"].iter().any(|deed| path.ends_with(deed));
+                && !["/warm", "/end", "/logout", "/refresh"].iter().any(|deed| path.ends_with(deed));
             assert_eq!(operation.get("requestBody").is_some(), takes_one, "{path}");
             let responses = operation["responses"].as_object().unwrap();
             assert!(responses.keys().any(|status| status.starts_with('2')), "{method} {path} never succeeds");
-            assert_eq!(responses.contains_key("401"), path.starts_with("/v1/"), "{method} {path}");
-            let is_secured = path.starts_with("/v1/") && path != "/v1/auth/login";
+            let lets_in = path.ends_with("/visitors");
+            assert_eq!(responses.contains_key("401"), path.starts_with("/v1/") && !lets_in, "{method} {path}");
+            let is_secured = path.starts_with("/v1/") && path != "/v1/auth/login" && !lets_in;
             assert_eq!(operation.get("security").is_some(), is_secured, "{method} {path}");
         }
     }

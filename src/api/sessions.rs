@@ -13,7 +13,7 @@ use crate::{
         NewSession, SessionFilter, SessionRow,
         sessions::{SessionPatch, VISITOR_ID_BYTES_MAX, VISITOR_NAME_CHARS_MAX},
     },
-    ctx::{Ctx, MeetingId, SessionId, WidgetId},
+    ctx::{Actor, Ctx, MeetingId, SessionId, WidgetId},
     error::Error,
     http::{
         Request, Response,
@@ -37,7 +37,7 @@ pub struct SessionDraft {
     /// As others see the visitor, 1 to 200 characters.
     #[schema(min_length = 1, max_length = 200)]
     visitor_name: Option<String>,
-    /// Whatever you want to keep with it.
+    /// Whatever you want to keep with it; a visitor does not see it.
     #[serde(default)]
     #[schema(value_type = Object)]
     metadata: Map<String, Value>,
@@ -115,10 +115,12 @@ pub async fn create_session(ctx: &Ctx, app: &App, req: Request) -> Result<Respon
     fields::chars("visitor_name", draft.visitor_name.as_deref(), VISITOR_NAME_CHARS_MAX)?;
     metadata::check("metadata", &draft.metadata)?;
     let session = NewSession {
+        id: SessionId::new(),
         widget_id: draft.widget_id.map(WidgetId),
         meeting_id: draft.meeting_id.map(MeetingId),
         visitor_id: draft.visitor_id,
         visitor_name: draft.visitor_name,
+        is_verified: false,
         metadata: draft.metadata,
     };
     let session = app.chat.create_session(ctx, &session).await?;
@@ -145,7 +147,7 @@ pub async fn list_sessions(ctx: &Ctx, app: &App, req: Request) -> Result<Respons
 /// `GET /v1/sessions/{session_id}`
 pub async fn get_session(ctx: &Ctx, app: &App, req: Request) -> Result<Response, Error> {
     let session = app.chat.find_session(ctx, session_id(&req)?).await?;
-    respond::ok(&SessionView::from(session))
+    respond::ok(&SessionView::from(as_seen_by(ctx, session)))
 }
 
 /// `PATCH /v1/sessions/{session_id}`
@@ -167,13 +169,21 @@ pub async fn update_session(ctx: &Ctx, app: &App, req: Request) -> Result<Respon
 /// `POST /v1/sessions/{session_id}/end`
 pub async fn end_session(ctx: &Ctx, app: &App, req: Request) -> Result<Response, Error> {
     let session = app.chat.end_session(ctx, session_id(&req)?).await?;
-    respond::ok(&SessionView::from(session))
+    respond::ok(&SessionView::from(as_seen_by(ctx, session)))
 }
 
 /// `DELETE /v1/sessions/{session_id}`
 pub async fn delete_session(ctx: &Ctx, app: &App, req: Request) -> Result<Response, Error> {
     app.chat.delete_session(ctx, session_id(&req)?).await?;
     Ok(respond::no_content())
+}
+
+/// A session as whoever asks may see it: what the tenant keeps with it is not for its visitor.
+pub(super) fn as_seen_by(ctx: &Ctx, session: SessionRow) -> SessionRow {
+    match ctx.actor {
+        Actor::Visitor(_) => SessionRow { metadata: "{}".into(), ..session },
+        _ => session,
+    }
 }
 
 pub(super) fn session_id(req: &Request) -> Result<SessionId, Error> {

@@ -1,5 +1,7 @@
 //! `/v1/widgets`: create, list, read, change, delete.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -10,14 +12,20 @@ use super::{fields, lists};
 use crate::{
     app::App,
     chat::{
-        WidgetRow,
-        widgets::{self, CreatedWidget, NAME_CHARS_MAX, ORIGINS_MAX, WidgetPatch, is_origin},
+        SecretKind, WidgetRow,
+        widgets::{self, CreatedWidget, NAME_CHARS_MAX, ORIGINS_MAX, WidgetPatch},
     },
     ctx::{Ctx, WidgetId},
     error::Error,
     http::{Request, Response, json::raw as raw_json, respond},
     metadata,
+    origins::is_pattern,
 };
+
+/// How long a secret that is replaced holds on if nothing is said, in seconds.
+const OVERLAP_SECONDS_DEFAULT: u64 = 86_400;
+/// Longest that it may, in seconds.
+const OVERLAP_SECONDS_MAX: u64 = 30 * 86_400;
 
 /// A widget to create.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -27,7 +35,8 @@ pub struct WidgetDraft {
     #[schema(min_length = 1, max_length = 200)]
     name: String,
     /// The sites that may show it, as browsers send their origin: scheme, host, and the port only where it is not the
-    /// scheme's own; at most 100. None allows none.
+    /// scheme's own; or all hosts below a domain, as `*.example.com` after the scheme, which is https then; at most 100.
+    /// None allows none.
     #[serde(default)]
     #[schema(max_items = 100)]
     allowed_origins: Vec<String>,
@@ -59,6 +68,17 @@ pub struct WidgetPatchDraft {
     is_disabled: Option<bool>,
 }
 
+/// Which secret to make anew.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SecretRotationDraft {
+    /// `identity`, which the site's server signs with, or `signing`, which visitors' tokens are signed with.
+    secret: String,
+    /// How long the one before holds too, from 0 to 2,592,000; a day if nothing is said.
+    #[schema(maximum = 2_592_000)]
+    overlap_seconds: Option<u64>,
+}
+
 /// A widget.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct WidgetView {
@@ -68,7 +88,7 @@ pub struct WidgetView {
     embed_key: String,
     allowed_origins: Vec<String>,
     is_identity_required: bool,
-    /// What the site's server signs identities with: the bytes of this text. Shown once, when the widget is created.
+    /// What the site's server signs identities with: the bytes of this text. Shown once, when it is made.
     #[serde(skip_serializing_if = "Option::is_none")]
     identity_secret: Option<String>,
     #[serde(serialize_with = "raw_json")]
@@ -155,12 +175,34 @@ pub async fn update_widget(ctx: &Ctx, app: &App, req: Request) -> Result<Respons
         return Err(fields::empty_patch());
     }
     let widget = app.chat.patch_widget(ctx, id, patch).await?;
+    app.accounts.forget_widget(ctx.tenant_id, id).await;
     respond::ok(&WidgetView::from(widget))
+}
+
+/// `POST /v1/widgets/{widget_id}/rotate-secret`
+pub async fn rotate_secret(ctx: &Ctx, app: &App, req: Request) -> Result<Response, Error> {
+    let id = widget_id(&req)?;
+    let draft: SecretRotationDraft = req.json(&app.compute).await?;
+    let kind = match draft.secret.as_str() {
+        "identity" => SecretKind::Identity,
+        "signing" => SecretKind::Signing,
+        _ => return Err(Error::invalid_field("secret", "must be identity or signing")),
+    };
+    let overlap = draft.overlap_seconds.unwrap_or(OVERLAP_SECONDS_DEFAULT);
+    if overlap > OVERLAP_SECONDS_MAX {
+        let told = format!("must be a whole number from 0 to {OVERLAP_SECONDS_MAX}");
+        return Err(Error::invalid_field("overlap_seconds", told));
+    }
+    let (row, identity_secret) = app.chat.rotate_widget_secret(ctx, id, kind, Duration::from_secs(overlap)).await?;
+    app.accounts.forget_widget(ctx.tenant_id, id).await;
+    respond::created(&WidgetView { identity_secret, ..row.into() })
 }
 
 /// `DELETE /v1/widgets/{widget_id}`
 pub async fn delete_widget(ctx: &Ctx, app: &App, req: Request) -> Result<Response, Error> {
-    app.chat.delete_widget(ctx, widget_id(&req)?).await?;
+    let id = widget_id(&req)?;
+    app.chat.delete_widget(ctx, id).await?;
+    app.accounts.forget_widget(ctx.tenant_id, id).await;
     Ok(respond::no_content())
 }
 
@@ -168,17 +210,17 @@ fn check_origins(origins: &[String]) -> Result<(), Error> {
     if origins.len() > ORIGINS_MAX {
         return Err(Error::invalid_field("allowed_origins", format!("may have at most {ORIGINS_MAX} items")));
     }
-    match origins.iter().position(|origin| !is_origin(origin)) {
+    match origins.iter().position(|origin| !is_pattern(origin)) {
         None => Ok(()),
         Some(at) => Err(Error::invalid_field(
             format!("allowed_origins[{at}]"),
             "must be an origin as browsers send it, such as https://example.com: no path, and the port only where it is \
-             not the scheme's own",
+             not the scheme's own; or all hosts below a domain, such as https://*.example.com",
         )),
     }
 }
 
-fn widget_id(req: &Request) -> Result<WidgetId, Error> {
+pub(super) fn widget_id(req: &Request) -> Result<WidgetId, Error> {
     req.path_uuid("widget_id").map(WidgetId).ok_or(Error::NotFound { what: "widget" })
 }
 
@@ -188,13 +230,14 @@ pub(super) mod docs_of {
             lists,
             openapi::{Docs, Gives},
         },
-        WidgetDraft, WidgetPatchDraft, WidgetView,
+        SecretRotationDraft, WidgetDraft, WidgetPatchDraft, WidgetView,
     };
     use crate::error::Error;
 
     pub(in crate::api) fn create_widget() -> Docs {
         Docs::new("Create a widget", Gives::json::<WidgetView>(201, "The widget, with its secret."))
             .takes_json::<WidgetDraft>()
+            .shows_secret()
     }
 
     pub(in crate::api) fn list_widgets() -> Docs {
@@ -209,6 +252,15 @@ pub(super) mod docs_of {
         Docs::new("Change a widget", Gives::json::<WidgetView>(200, "The widget as it is now."))
             .takes_json::<WidgetPatchDraft>()
             .fails(Error::Conflict { detail: String::new() })
+    }
+
+    pub(in crate::api) fn rotate_secret() -> Docs {
+        let gives =
+            Gives::json::<WidgetView>(201, "The widget; with the new secret if the site's server signs with it.");
+        Docs::new("Replace a secret of a widget", gives)
+            .about("The one before holds on for a time, in which to put the new one in its place; any older ones end.")
+            .takes_json::<SecretRotationDraft>()
+            .shows_secret()
     }
 
     pub(in crate::api) fn delete_widget() -> Docs {

@@ -18,7 +18,7 @@ pub use crate::store::{
     messages::{History, MessageRow, NewMessage, Role},
     page::{Page, PageRequest},
     sessions::{NewSession, SessionFilter, SessionRow},
-    widgets::{NewWidget, WidgetRow},
+    widgets::{NewWidget, SecretKind, WidgetRow},
 };
 
 /// The chat room: what its use cases share. Built once.

@@ -1,10 +1,12 @@
 //! Widgets: created with a key to embed and a secret to sign with, listed, changed, deleted.
 
+use std::time::Duration;
+
 use rand::TryRng as _;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
-use super::{Chat, NewWidget, Page, PageRequest, WidgetRow};
+use super::{Chat, NewWidget, Page, PageRequest, SecretKind, WidgetRow};
 use crate::{
     ctx::{Ctx, WidgetId},
     error::Error,
@@ -19,8 +21,6 @@ use crate::{
 pub const NAME_CHARS_MAX: usize = 200;
 /// Most origins of a widget.
 pub const ORIGINS_MAX: usize = 100;
-/// Longest origin, in bytes: the longest host name there can be, with scheme and port.
-pub const ORIGIN_BYTES_MAX: usize = 267;
 /// What an embed key starts with.
 const EMBED_KEY_PREFIX: &str = "wk_";
 const EMBED_KEY_BYTES: usize = 16;
@@ -33,7 +33,7 @@ const SECRET_BYTES: usize = 32;
 pub struct WidgetDraft {
     /// 1 to 200 characters.
     pub name: String,
-    /// As browsers send them, each fulfilling [`is_origin`], at most 100.
+    /// As browsers send them, each fulfilling [`crate::origins::is_pattern`], at most 100.
     pub allowed_origins: Vec<String>,
     /// Whether a visitor has to come with a signed identity.
     pub is_identity_required: bool,
@@ -137,6 +137,33 @@ impl Chat {
         Ok(row)
     }
 
+    /// Makes a secret anew; the one before holds for `overlap` more. Gives the text of one that the site's server signs with,
+    /// which is the only time that it is shown.
+    ///
+    /// # Errors
+    /// `NotFound` if the tenant has none of that id.
+    pub async fn rotate_widget_secret(
+        &self,
+        ctx: &Ctx,
+        id: WidgetId,
+        kind: SecretKind,
+        overlap: Duration,
+    ) -> Result<(WidgetRow, Option<String>), Error> {
+        let text = random_text::<SECRET_BYTES>(SECRET_PREFIX)?;
+        let mut tx = self.store.tenant_tx(ctx).await?;
+        if !store::widgets::rotate_secret(&mut tx, id, kind, text.as_bytes(), overlap).await? {
+            return Err(Error::NotFound { what: "widget" });
+        }
+        let row = store::widgets::find(&mut tx, id).await?.ok_or(Error::NotFound { what: "widget" })?;
+        let (action, shown) = match kind {
+            SecretKind::Identity => ("widget.rotate_identity", Some(text)),
+            SecretKind::Signing => ("widget.rotate_signing", None),
+        };
+        audit_log::note(&mut tx, ctx, action, id.0, &Change::default()).await?;
+        tx.commit().await?;
+        Ok((row, shown))
+    }
+
     /// Deletes a widget; its sessions stay.
     ///
     /// # Errors
@@ -161,82 +188,9 @@ fn told(row: &WidgetRow) -> Value {
     })
 }
 
-/// Whether `text` is an origin as browsers send it (RFC 6454, section 6.2): scheme, host in lower case, and the port unless
-/// it is the scheme's own.
-pub fn is_origin(text: &str) -> bool {
-    let (rest, own_port) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
-        (Some(rest), _) => (rest, 443),
-        (_, Some(rest)) => (rest, 80),
-        (None, None) => return false,
-    };
-    let port_at = rest.rfind(':').filter(|at| !rest[*at..].contains(']'));
-    let (host, port) = port_at.map_or((rest, None), |at| (&rest[..at], Some(&rest[at + 1..])));
-    let is_port =
-        |text: &str| text.parse::<u16>().is_ok_and(|port| port > 0 && port != own_port && port.to_string() == text);
-    let is_host = match host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')) {
-        Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok_and(|address| address.to_string() == inner),
-        None => {
-            let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
-            !host.is_empty() && host.bytes().all(fits) && !host.split('.').any(str::is_empty)
-        }
-    };
-    text.len() <= ORIGIN_BYTES_MAX && is_host && port.is_none_or(is_port)
-}
-
 /// `prefix` and so many random bytes as hexadecimal digits.
 fn random_text<const BYTES: usize>(prefix: &str) -> Result<String, Error> {
     let mut bytes = [0; BYTES];
     rand::rngs::SysRng.try_fill_bytes(&mut bytes).map_err(|error| Error::Internal(anyhow::Error::new(error)))?;
     Ok(format!("{prefix}{}", hex::encode(bytes)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn origins_are_taken_as_browsers_send_them() {
-        for good in [
-            "https://example.com",
-            "http://localhost:3000",
-            "https://xn--bcher-kva.example:8443",
-            "http://127.0.0.1:1",
-            "http://[::1]",
-            "http://[2001:db8::1]:65535",
-            "http://example.com:443",
-        ] {
-            assert!(is_origin(good), "{good}");
-        }
-        for bad in [
-            "",
-            "null",
-            "*",
-            "example.com",
-            "https://",
-            "https://Example.com",
-            "https://example.com/",
-            "ftp://example.com",
-            "https://example.com:443",
-            "http://example.com:80",
-            "https://example.com:0",
-            "https://example.com:65536",
-            "https://example.com:",
-            "https://example.com:080",
-            "https://a@example.com",
-            "https://exa mple.com",
-            "https://bücher.example",
-            "https://*.example.com",
-            "https://example..com",
-            "https://example.com.",
-            "https://[::1",
-            "https://[::0001]",
-            "https://::1",
-            "https://example.com?x",
-            "HTTPS://example.com",
-        ] {
-            assert!(!is_origin(bad), "{bad}");
-        }
-        let host = format!("https://{}", "a.".repeat(200));
-        assert!(!is_origin(&format!("{host}a")), "it is too long");
-    }
 }

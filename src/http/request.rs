@@ -26,9 +26,17 @@ const INLINE_JSON_BYTES_MAX: usize = 256 * 1_024;
 pub struct Request {
     head: Parts,
     target: Target,
-    body: Incoming,
+    body: Source,
     limits: Limits,
     place: Place,
+}
+
+/// Where a body is.
+enum Source {
+    /// On its way.
+    Incoming(Incoming),
+    /// Here, inflated.
+    Read(Bytes),
 }
 
 impl Request {
@@ -44,7 +52,7 @@ impl Request {
         place: Place,
     ) -> Result<Self, Error> {
         let target = Target::new(pattern, &head.uri)?;
-        Ok(Self { head, target, body, limits, place })
+        Ok(Self { head, target, body: Source::Incoming(body), limits, place })
     }
 
     /// The path parameter `name`, decoded; empty if the pattern has none of that name.
@@ -77,12 +85,33 @@ impl Request {
         self.head.headers.get(CONTENT_TYPE)?.to_str().ok()
     }
 
+    /// Path and query string as they were sent.
+    pub fn path_and_query(&self) -> &str {
+        self.head.uri.path_and_query().map_or("", |target| target.as_str())
+    }
+
+    /// The request with its body read, and the body.
+    ///
+    /// # Errors
+    /// As [`body::read`].
+    pub async fn read(mut self) -> Result<(Self, Bytes), Error> {
+        let bytes = self.take_body().await?;
+        Ok((Self { body: Source::Read(bytes.clone()), ..self }, bytes))
+    }
+
+    async fn take_body(&mut self) -> Result<Bytes, Error> {
+        match std::mem::replace(&mut self.body, Source::Read(Bytes::new())) {
+            Source::Incoming(body) => body::read(&self.head.headers, body, self.limits, &mut self.place).await,
+            Source::Read(bytes) => Ok(bytes),
+        }
+    }
+
     /// The whole body, inflated. Its place is given back once nobody uses it.
     ///
     /// # Errors
     /// As [`body::read`].
     pub async fn bytes(mut self) -> Result<Bytes, Error> {
-        let bytes = body::read(&self.head.headers, self.body, self.limits, &mut self.place).await?;
+        let bytes = self.take_body().await?;
         Ok(self.place.keep(bytes))
     }
 
@@ -110,7 +139,7 @@ impl Request {
             let detail = format!("Content-Type is `{said}`; send application/json.");
             return Err(Error::UnsupportedMediaType { detail });
         }
-        let bytes = body::read(&self.head.headers, self.body, self.limits, &mut self.place).await?;
+        let bytes = self.take_body().await?;
         Ok((parse(bytes, compute).await?, self.place))
     }
 }

@@ -49,6 +49,7 @@ impl<'a> Author<'a> {
         let (kind, id) = match ctx.actor {
             Actor::ApiKey(id) => ("api_key", Some(id.0)),
             Actor::User(id, _) => ("user", Some(id.0)),
+            Actor::Visitor(id) => ("visitor", Some(id.0)),
             Actor::Operator => ("operator", None),
         };
         Self { kind, id, request_id: ctx.request_id.as_str(), address: ctx.address }

@@ -91,6 +91,9 @@ pub enum StoreError {
     /// The knowledge base got another active generation since it was looked at.
     #[error("the active generation was switched")]
     GenerationSwitched,
+    /// The request's `Idempotency-Key` is held by a later request, since it took longer than it may.
+    #[error("another request holds the idempotency key")]
+    Superseded,
     /// A cursor that another list gave.
     #[error("the cursor is another list's")]
     ForeignCursor,
@@ -185,6 +188,7 @@ impl From<StoreError> for Error {
                     detail: "The knowledge base got another encoder meanwhile; try again.".into(),
                 };
             }
+            StoreError::Superseded => return Self::Deadline,
             StoreError::NoIdentitySecret => {
                 return Self::Conflict { detail: "The widget has no identity secret; create another one.".into() };
             }
@@ -218,6 +222,7 @@ mod tests {
         check(StoreError::Gone { what: "knowledge base" }, 404);
         check(StoreError::GenerationSwitched, 409);
         check(StoreError::NoIdentitySecret, 409);
+        check(StoreError::Superseded, 504);
         check(StoreError::ForeignCursor, 400);
         check(StoreError::BrokenReference { field: "widget_id" }, 400);
         check(StoreError::Unusable { statement: "documents/list" }, 500);

@@ -1,4 +1,4 @@
-//! What Postgres tells of: changed knowledge bases, API keys, logins and tenants, a line for each transaction that changed one.
+//! What Postgres tells of: changed knowledge bases, API keys, logins, tenants and widgets, a line for each transaction that changed one.
 //!
 //! Notifications are wake-ups: one that is lost with the connection is made up for by who listens, by looking at everything
 //! again once it has a new [`Listener`].
@@ -10,10 +10,10 @@ use tokio_postgres::{AsyncMessage, Client, Connection, Socket};
 use uuid::Uuid;
 
 use super::{Store, StoreError, address::TlsStream};
-use crate::ctx::{KnowledgeBaseId, TenantId};
+use crate::ctx::{KnowledgeBaseId, TenantId, WidgetId};
 
-const LISTEN: &str =
-    "LISTEN tertulia_knowledge; LISTEN tertulia_api_keys; LISTEN tertulia_auth_sessions; LISTEN tertulia_tenants";
+const LISTEN: &str = "LISTEN tertulia_knowledge; LISTEN tertulia_api_keys; LISTEN tertulia_auth_sessions; LISTEN tertulia_tenants; \
+     LISTEN tertulia_widgets";
 /// Silence after which the peer is asked for a sign of life.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// Longest that it may take to give one.
@@ -45,6 +45,13 @@ pub enum Notification {
     Tenant {
         /// Which one.
         tenant_id: TenantId,
+    },
+    /// A widget is new, changed or gone.
+    Widget {
+        /// Whose it is.
+        tenant_id: TenantId,
+        /// Which one.
+        widget_id: WidgetId,
     },
 }
 
@@ -133,6 +140,11 @@ fn parse(channel: &str, payload: &str) -> Option<Notification> {
             Some(Notification::Login { token_sha256 })
         }
         "tertulia_tenants" => Some(Notification::Tenant { tenant_id: TenantId(Uuid::parse_str(payload).ok()?) }),
+        "tertulia_widgets" => {
+            let (tenant_id, widget_id) = payload.split_once(' ')?;
+            let tenant_id = TenantId(Uuid::parse_str(tenant_id).ok()?);
+            Some(Notification::Widget { tenant_id, widget_id: WidgetId(Uuid::parse_str(widget_id).ok()?) })
+        }
         _ => None,
     }
 }
@@ -158,6 +170,10 @@ mod tests {
         assert_eq!(parse("tertulia_auth_sessions", &"ab".repeat(32)), login);
         let tenant = Some(Notification::Tenant { tenant_id });
         assert_eq!(parse("tertulia_tenants", &tenant_id.to_string()), tenant);
+        let widget_id = WidgetId::new();
+        let widget = Some(Notification::Widget { tenant_id, widget_id });
+        assert_eq!(parse("tertulia_widgets", &format!("{tenant_id} {widget_id}")), widget);
+        assert_eq!(parse("tertulia_widgets", &tenant_id.to_string()), None);
         for (channel, bad) in [("tertulia_auth_sessions", "abab"), ("tertulia_tenants", "acme"), ("other", "ab12")] {
             assert_eq!(parse(channel, bad), None);
         }

@@ -19,6 +19,7 @@ pub mod embedded;
 mod error;
 pub mod generations;
 pub mod health;
+pub mod idempotency_keys;
 pub mod knowledge_bases;
 pub mod listen;
 pub mod meetings;
@@ -159,7 +160,8 @@ impl Store {
     /// [`StoreError::Connect`] if Postgres is away.
     pub async fn tenant_tx(&self, ctx: &Ctx) -> Result<TenantTx, StoreError> {
         let connection = self.user.get(Some(ctx.deadline)).await?;
-        Ok(TenantTx::new(connection, ctx.tenant_id, ctx.deadline, self.user.surroundings().clone()))
+        let tx = TenantTx::new(connection, ctx.tenant_id, ctx.deadline, self.user.surroundings().clone());
+        Ok(tx.under(ctx.claim.clone()))
     }
 
     /// A transaction that reads one snapshot of the rows of the tenant of `ctx` and writes nothing.

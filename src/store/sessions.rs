@@ -17,7 +17,7 @@ use crate::ctx::{MeetingId, SessionId, WidgetId};
 const INSERT: Statement = Statement {
     name: "sessions/insert",
     sql: include_str!("sql/sessions/insert.sql"),
-    types: &[Type::UUID, Type::UUID, Type::UUID, Type::TEXT, Type::TEXT, Type::TEXT],
+    types: &[Type::UUID, Type::UUID, Type::UUID, Type::TEXT, Type::TEXT, Type::BOOL, Type::TEXT],
 };
 const FIND: Statement =
     Statement { name: "sessions/find", sql: include_str!("sql/sessions/find.sql"), types: &[Type::UUID] };
@@ -91,6 +91,8 @@ pub struct SessionRow {
 /// A session to start.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewSession {
+    /// A new one.
+    pub id: SessionId,
     /// The widget that it starts in; not with a meeting.
     pub widget_id: Option<WidgetId>,
     /// The meeting that it is the conversation of.
@@ -99,6 +101,8 @@ pub struct NewSession {
     pub visitor_id: Option<String>,
     /// As others see the visitor, up to 200 characters.
     pub visitor_name: Option<String>,
+    /// Whether the site's server has signed for the visitor.
+    pub is_verified: bool,
     /// What the client hangs on it.
     pub metadata: Map<String, Value>,
 }
@@ -125,12 +129,12 @@ pub struct SessionFilter {
 /// # Errors
 /// [`StoreError::BrokenReference`] if the tenant has no such widget or meeting.
 pub async fn insert(tx: &mut TenantTx, session: &NewSession) -> Result<SessionRow, StoreError> {
-    let id = SessionId::new().0;
+    let id = session.id.0;
     let widget_id = session.widget_id.map(|id| id.0);
     let meeting_id = session.meeting_id.map(|id| id.0);
     let metadata = object_text(&session.metadata);
-    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
-        [&id, &widget_id, &meeting_id, &session.visitor_id, &session.visitor_name, &metadata];
+    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
+        [&id, &widget_id, &meeting_id, &session.visitor_id, &session.visitor_name, &session.is_verified, &metadata];
     let row = tx.query_one(&INSERT, &params).await.map_err(|error| {
         error.reference_to(&[
             ("sessions_tenant_id_widget_id_fkey", "widget_id"),

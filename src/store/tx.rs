@@ -18,8 +18,8 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 
-use super::{StoreError, pool::Surroundings};
-use crate::ctx::TenantId;
+use super::{StoreError, idempotency_keys, pool::Surroundings};
+use crate::ctx::{Claim, TenantId};
 
 /// Longest that a cancellation or a rollback in the background may take before the connection is closed regardless.
 const CLEAN_UP_WAIT: Duration = Duration::from_secs(5);
@@ -42,7 +42,11 @@ pub(in crate::store) struct Statement {
 pub(in crate::store) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 /// A transaction that sees one tenant's rows, until the deadline of the request it was opened for.
-pub struct TenantTx(Tx);
+pub struct TenantTx {
+    tx: Tx,
+    /// What is marked when it commits, if its request is done once.
+    claim: Option<Arc<Claim>>,
+}
 
 /// A transaction of the service role, which sees the rows of all tenants.
 pub struct ServiceTx(Tx);
@@ -106,7 +110,12 @@ impl TenantTx {
         deadline: Instant,
         surroundings: Arc<Surroundings>,
     ) -> Self {
-        Self(Tx::new(connection, Begin::Tenant(tenant_id), Some(deadline), surroundings))
+        Self { tx: Tx::new(connection, Begin::Tenant(tenant_id), Some(deadline), surroundings), claim: None }
+    }
+
+    /// The same, for a request that is done once.
+    pub(super) fn under(self, claim: Option<Arc<Claim>>) -> Self {
+        Self { claim, ..self }
     }
 
     /// One that reads a single snapshot of the tenant's rows and writes nothing.
@@ -116,16 +125,20 @@ impl TenantTx {
         deadline: Instant,
         surroundings: Arc<Surroundings>,
     ) -> Self {
-        Self(Tx::new(connection, Begin::TenantSnapshot(tenant_id), Some(deadline), surroundings))
+        Self { tx: Tx::new(connection, Begin::TenantSnapshot(tenant_id), Some(deadline), surroundings), claim: None }
     }
 
     /// Makes what was written permanent. A transaction without a statement is no work at all.
     ///
     /// # Errors
     /// If a statement failed before, or COMMIT does. If the connection breaks or the deadline passes while COMMIT is
-    /// under way, it is not known whether the transaction was committed.
-    pub async fn commit(self) -> Result<(), StoreError> {
-        self.0.commit().await
+    /// under way, it is not known whether the transaction was committed. [`StoreError::Superseded`] if the request is done
+    /// once, and its claim is another's: then nothing is committed.
+    pub async fn commit(mut self) -> Result<(), StoreError> {
+        if let Some(claim) = self.claim.filter(|_| self.tx.state == State::Open) {
+            idempotency_keys::commit(&mut self.tx, &claim).await?;
+        }
+        self.tx.commit().await
     }
 }
 
@@ -152,13 +165,13 @@ impl std::ops::Deref for TenantTx {
     type Target = Tx;
 
     fn deref(&self) -> &Tx {
-        &self.0
+        &self.tx
     }
 }
 
 impl DerefMut for TenantTx {
     fn deref_mut(&mut self) -> &mut Tx {
-        &mut self.0
+        &mut self.tx
     }
 }
 

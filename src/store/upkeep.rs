@@ -5,14 +5,14 @@
 //!   of dimensions that has many chunks and no index.
 //! - *The log of deletions.* Instances read it to catch up. What is older than a week is deleted, and the knowledge base's
 //!   `pruned_version` says so: an index that is older still is built afresh.
-//! - *Logins that have expired* are deleted.
+//! - *Logins that have expired*, and answers to requests that were done once, are deleted.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use super::{Address, Store, StoreError, auth_sessions, changes};
+use super::{Address, Store, StoreError, auth_sessions, changes, idempotency_keys};
 
 /// From the start to the first round, and between rounds.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(15 * 60));
@@ -56,6 +56,7 @@ pub(super) async fn do_what_is_due(store: &Store, owner: &Address, deletions_kep
     let row = client.query_typed_one(LOCK, &[]).await.map_err(failed("upkeep/lock"))?;
     if row.try_get(0).map_err(failed("upkeep/lock"))? {
         prune_logins(store).await?;
+        prune_idempotency_keys(store).await?;
         prune_deletions(store, deletions_kept).await?;
         build_indexes(&client).await?;
     }
@@ -67,6 +68,17 @@ async fn prune_logins(store: &Store) -> Result<(), StoreError> {
     loop {
         let mut tx = store.service_tx().await?;
         let may_have_more = auth_sessions::prune(&mut tx).await?;
+        tx.commit().await?;
+        if !may_have_more {
+            return Ok(());
+        }
+    }
+}
+
+async fn prune_idempotency_keys(store: &Store) -> Result<(), StoreError> {
+    loop {
+        let mut tx = store.service_tx().await?;
+        let may_have_more = idempotency_keys::prune(&mut tx).await?;
         tx.commit().await?;
         if !may_have_more {
             return Ok(());

@@ -1,16 +1,18 @@
 //! The table `widgets`: where visitors start sessions.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use tokio_postgres::{Row, types::Type};
 
 use super::{
-    StoreError,
+    Store, StoreError,
     page::{BEFORE_ALL, Key, Page, PageRequest},
     row::{Reader, object_text},
     tx::{Statement, TenantTx},
 };
-use crate::ctx::WidgetId;
+use crate::ctx::{TenantId, WidgetId};
 
 const INSERT: Statement = Statement {
     name: "widgets/insert",
@@ -31,6 +33,26 @@ const UPDATE: Statement = Statement {
     name: "widgets/update",
     sql: include_str!("sql/widgets/update.sql"),
     types: &[Type::UUID, Type::TEXT, Type::TEXT_ARRAY, Type::BOOL, Type::TEXT, Type::TIMESTAMPTZ],
+};
+const ROTATE_SECRET: Statement = Statement {
+    name: "widgets/rotate_secret",
+    sql: include_str!("sql/widgets/rotate_secret.sql"),
+    types: &[Type::UUID, Type::TEXT, Type::BYTEA, Type::FLOAT8],
+};
+const FIND_SECRETS: Statement = Statement {
+    name: "widgets/find_secrets",
+    sql: include_str!("sql/widgets/find_secrets.sql"),
+    types: &[Type::UUID, Type::UUID],
+};
+const FIND_BY_EMBED_KEY: Statement = Statement {
+    name: "widgets/find_by_embed_key",
+    sql: include_str!("sql/widgets/find_by_embed_key.sql"),
+    types: &[Type::TEXT],
+};
+const HAS_ORIGIN: Statement = Statement {
+    name: "widgets/has_origin",
+    sql: include_str!("sql/widgets/has_origin.sql"),
+    types: &[Type::TEXT_ARRAY, Type::UUID],
 };
 const DELETE: Statement =
     Statement { name: "widgets/delete", sql: include_str!("sql/widgets/delete.sql"), types: &[Type::UUID] };
@@ -56,6 +78,45 @@ pub struct WidgetRow {
     pub created_at: OffsetDateTime,
     /// When it was last changed.
     pub updated_at: OffsetDateTime,
+}
+
+/// What a widget's visitors are checked with; only the service role reads it.
+#[derive(Clone)]
+pub struct WidgetSecrets {
+    /// Whose it is.
+    pub tenant_id: TenantId,
+    /// What the tenant pays for, as a word.
+    pub tier: String,
+    /// Its id.
+    pub id: WidgetId,
+    /// Scheme, host and port of each site that may show it, or patterns of them.
+    pub allowed_origins: Vec<String>,
+    /// Whether a visitor has to come with a signed identity.
+    pub is_identity_required: bool,
+    /// Whether no visitor comes in any more.
+    pub is_disabled: bool,
+    /// What the site's server signs identities with.
+    pub identity: Secrets,
+    /// What visitors' tokens are signed with.
+    pub signing: Secrets,
+}
+
+/// A secret that may be changing.
+#[derive(Clone)]
+pub struct Secrets {
+    /// The current one, then the one before it.
+    pub all: Vec<Vec<u8>>,
+    /// Until when that one holds too.
+    pub overlap_until: Option<OffsetDateTime>,
+}
+
+/// Which of a widget's secrets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecretKind {
+    /// What the site's server signs identities with.
+    Identity,
+    /// What visitors' tokens are signed with.
+    Signing,
 }
 
 /// A widget to create.
@@ -144,6 +205,76 @@ pub async fn update(
 /// If Postgres is away.
 pub async fn delete(tx: &mut TenantTx, id: WidgetId) -> Result<bool, StoreError> {
     Ok(tx.execute(&DELETE, &[&id.0]).await? > 0)
+}
+
+/// Puts `secret` in the place of the current one, which holds for `overlap` more; false if the tenant has none of that id.
+///
+/// # Errors
+/// If Postgres is away.
+pub async fn rotate_secret(
+    tx: &mut TenantTx,
+    id: WidgetId,
+    kind: SecretKind,
+    secret: &[u8],
+    overlap: Duration,
+) -> Result<bool, StoreError> {
+    let kind = match kind {
+        SecretKind::Identity => "identity",
+        SecretKind::Signing => "signing",
+    };
+    let row = tx.query_one(&ROTATE_SECRET, &[&id.0, &kind, &secret, &overlap.as_secs_f64()]).await?;
+    Reader::new(&ROTATE_SECRET, &row).get("is_found")
+}
+
+/// What the visitors of a widget are checked with.
+///
+/// # Errors
+/// If Postgres is away.
+pub async fn find_secrets(
+    store: &Store,
+    tenant_id: TenantId,
+    id: WidgetId,
+) -> Result<Option<WidgetSecrets>, StoreError> {
+    let mut tx = store.service_tx().await?;
+    let row = tx.query_opt(&FIND_SECRETS, &[&tenant_id.0, &id.0]).await?;
+    tx.commit().await?;
+    row.map(|row| read_secrets(&FIND_SECRETS, &row)).transpose()
+}
+
+/// What the visitors of the widget with that embed key are checked with, whosever it is.
+///
+/// # Errors
+/// If Postgres is away.
+pub async fn find_by_embed_key(store: &Store, embed_key: &str) -> Result<Option<WidgetSecrets>, StoreError> {
+    let mut tx = store.service_tx().await?;
+    let row = tx.query_opt(&FIND_BY_EMBED_KEY, &[&embed_key]).await?;
+    tx.commit().await?;
+    row.map(|row| read_secrets(&FIND_BY_EMBED_KEY, &row)).transpose()
+}
+
+/// Whether some widget of any tenant, or that one, allows one of these patterns.
+///
+/// # Errors
+/// If Postgres is away.
+pub async fn has_origin(store: &Store, patterns: &[String], id: Option<WidgetId>) -> Result<bool, StoreError> {
+    let mut tx = store.service_tx().await?;
+    let row = tx.query_one(&HAS_ORIGIN, &[&patterns, &id.map(|id| id.0)]).await?;
+    tx.commit().await?;
+    Reader::new(&HAS_ORIGIN, &row).get("is_known")
+}
+
+fn read_secrets(statement: &Statement, row: &Row) -> Result<WidgetSecrets, StoreError> {
+    let row = Reader::new(statement, row);
+    Ok(WidgetSecrets {
+        tenant_id: TenantId(row.get("tenant_id")?),
+        tier: row.get("tier")?,
+        id: WidgetId(row.get("id")?),
+        allowed_origins: row.get("allowed_origins")?,
+        is_identity_required: row.get("is_identity_required")?,
+        is_disabled: row.get("is_disabled")?,
+        identity: Secrets { all: row.get("identity_secrets")?, overlap_until: row.get("identity_overlap_until")? },
+        signing: Secrets { all: row.get("signing_secrets")?, overlap_until: row.get("signing_overlap_until")? },
+    })
 }
 
 fn read(statement: &Statement, row: &Row) -> Result<WidgetRow, StoreError> {

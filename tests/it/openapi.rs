@@ -17,7 +17,12 @@ async fn the_document_has_every_route_and_the_page_shows_it() {
     for route in api::ROUTES.iter().filter(|route| route.pattern.starts_with("/v1")) {
         let operation = &document["paths"][route.pattern][route.method.as_str().to_ascii_lowercase()];
         assert!(operation["operationId"].is_string(), "{} {} is missing", route.method.as_str(), route.pattern);
-        assert!(operation["responses"]["401"].is_object(), "{} {}", route.method.as_str(), route.pattern);
+        assert!(
+            route.name == "create_visitor" || operation["responses"]["401"].is_object(),
+            "{} {}",
+            route.method.as_str(),
+            route.pattern
+        );
     }
     let page = app.client().get("/docs").await;
     assert_eq!(page.status, 200);
@@ -44,7 +49,10 @@ async fn every_answer_has_the_form_that_the_document_says() {
     acme.until_in_memory(&id, version).await;
     let session = acme.session(&json!({ "visitor_id": "v-1", "metadata": { "page": "/pricing" } })).await;
     let message = acme.say(&session, "The secret is marlin.").await;
-    let widget = acme.created("/v1/widgets", &json!({ "name": "site" })).await;
+    let draft_of_widget = json!({ "name": "site", "allowed_origins": ["https://example.com"] });
+    let created = acme.client.post("/v1/widgets", &draft_of_widget).await.json();
+    let (widget, embed_key) = (created["id"].as_str().unwrap().to_owned(), created["embed_key"].clone());
+    let mut visitor = acme.client.without_key();
     let meeting = acme.created("/v1/meetings", &json!({ "title": "weekly" })).await;
     let participants = format!("/v1/meetings/{meeting}/participants");
     let participant = acme.created(&participants, &json!({ "name": "Grace" })).await;
@@ -54,8 +62,10 @@ async fn every_answer_has_the_form_that_the_document_says() {
 
     // What others need is deleted last, the inner before the outer.
     let mut routes: Vec<_> = api::ROUTES.iter().collect();
-    routes.sort_by_key(|route| (route.method == Method::DELETE, Reverse(route.pattern.len())));
-    let mut generation_id = String::new();
+    routes.sort_by_key(|route| {
+        (route.method == Method::DELETE, route.name != "create_visitor", Reverse(route.pattern.len()))
+    });
+    let (mut generation_id, mut visitor_session) = (String::new(), String::new());
     for route in routes {
         let path = route.pattern.replace("{knowledge_base_id}", &id).replace("{document}", "a");
         let path = path.replace("{generation_id}", &generation_id).replace("{session_id}", &session);
@@ -63,6 +73,9 @@ async fn every_answer_has_the_form_that_the_document_says() {
         path = path.replace("{widget_id}", &widget).replace("{meeting_id}", &meeting);
         path = path.replace("{participant_id}", &participant).replace("{user_id}", &user);
         path = path.replace("{api_key_id}", &api_key);
+        if route.name == "refresh_visitor" {
+            path = format!("/v1/sessions/{visitor_session}/refresh");
+        }
         if route.name == "search_messages" {
             path += "?q=marlin";
         }
@@ -88,7 +101,15 @@ async fn every_answer_has_the_form_that_the_document_says() {
             (&Method::PATCH, "/v1/users/{user_id}") => json!({ "name": "Grace", "role": "admin" }).to_string(),
             (&Method::POST, "/v1/api-keys") => json!({ "scopes": ["knowledge:read"] }).to_string(),
             (&Method::POST, "/v1/api-keys/{api_key_id}/rotate") => json!({ "overlap_seconds": 60 }).to_string(),
-            (&Method::POST, pattern) if ["/warm", "/end", "/logout"].iter().any(|deed| pattern.ends_with(deed)) => {
+            (&Method::POST, pattern) if pattern.ends_with("/rotate-secret") => {
+                json!({ "secret": "identity", "overlap_seconds": 60 }).to_string()
+            }
+            (&Method::POST, pattern) if pattern.ends_with("/visitors") => {
+                json!({ "embed_key": embed_key, "visitor_id": "v-1" }).to_string()
+            }
+            (&Method::POST, pattern)
+                if ["/warm", "/end", "/logout", "/refresh"].iter().any(|deed| pattern.ends_with(deed)) =>
+            {
                 String::new()
             }
             (&Method::POST, "/v1/widgets") => {
@@ -124,19 +145,28 @@ async fn every_answer_has_the_form_that_the_document_says() {
         let operation = &document["paths"][route.pattern][route.method.as_str().to_ascii_lowercase()];
         let send = |client: &crate::harness::Client| {
             let (client, path, body) = (client.clone(), path.clone(), body.clone());
-            async move { client.send_bytes(route.method.clone(), &path, "application/json", body).await }
+            async move {
+                let request = client.request(route.method.clone(), &path).header("content-type", "application/json");
+                let request = request.header("origin", "https://example.com");
+                client.send(request.body(http_body_util::Full::new(body.into())).unwrap()).await
+            }
         };
         if route.wants_caller() {
             let refused = send(&app.client()).await;
             assert_eq!(refused.status, 401, "{path}");
             check_reply(&document, operation, &refused, &path);
         }
-        let reply = match route.pattern.starts_with("/v1/auth/") {
-            true => send(&acme.log_in("ada@example.com").await).await,
-            false => send(&acme.client).await,
+        let reply = match route.pattern {
+            pattern if pattern.starts_with("/v1/auth/") => send(&acme.log_in("ada@example.com").await).await,
+            pattern if pattern.ends_with("/refresh") => send(&visitor).await,
+            _ => send(&acme.client).await,
         };
         assert!((200..300).contains(&reply.status), "{} {path}: {reply:?}", route.method);
         check_reply(&document, operation, &reply, &path);
+        if route.name == "create_visitor" {
+            visitor = visitor.with_key(reply.json()["token"].as_str().unwrap());
+            visitor_session = reply.json()["session"]["id"].as_str().unwrap().to_owned();
+        }
         if route.name == "create_generation" {
             generation_id = reply.json()["id"].as_str().unwrap().to_owned();
         }

@@ -4,7 +4,7 @@ use serde_json::json;
 use tertulia::{accounts::roles::Role, api, ctx::Scope};
 use tokio_postgres::{SimpleQueryMessage, error::SqlState};
 
-use crate::harness::{PASSWORD, Tenant, TestApp, connect, external_ids};
+use crate::harness::{Client, PASSWORD, Tenant, TestApp, connect, external_ids};
 
 /// What to put for each path parameter.
 struct Ids {
@@ -53,7 +53,8 @@ fn body(method: &str, pattern: &str) -> serde_json::Value {
     match (method, pattern) {
         ("POST", "/v1/knowledge-bases") => json!({ "name": "another" }),
         ("POST", pattern) if pattern.ends_with("/search") => json!({ "query": "secret" }),
-        ("POST", pattern) if ["/warm", "/end", "/logout"].iter().any(|deed| pattern.ends_with(deed)) => {
+        ("POST", pattern) if pattern.ends_with("/rotate-secret") => json!({ "secret": "signing" }),
+        ("POST", pattern) if ["/warm", "/end", "/logout", "/refresh"].iter().any(|deed| pattern.ends_with(deed)) => {
             serde_json::Value::Null
         }
         ("POST", "/v1/auth/password") => json!({ "current_password": PASSWORD, "new_password": "of an intruder" }),
@@ -82,6 +83,20 @@ fn by_filter(pattern: &str) -> serde_json::Value {
     } else {
         json!({ "filter": filter })
     }
+}
+
+/// A visitor of a new widget, and their session.
+async fn enter(acme: &Tenant) -> (Client, String) {
+    let draft = json!({ "name": "site", "allowed_origins": ["https://example.com"] });
+    let widget = acme.client.post("/v1/widgets", &draft).await.json();
+    let path = format!("/v1/widgets/{}/visitors", widget["id"].as_str().unwrap());
+    let request = acme.client.without_key().request(hyper::Method::POST, &path).header("origin", "https://example.com");
+    let body = json!({ "embed_key": widget["embed_key"] }).to_string();
+    let reply = acme.client.send(request.body(http_body_util::Full::new(body.into())).unwrap()).await;
+    assert_eq!(reply.status, 201, "{reply:?}");
+    let visitor = reply.json();
+    let client = acme.client.with_key(visitor["token"].as_str().unwrap());
+    (client, visitor["session"]["id"].as_str().unwrap().to_owned())
 }
 
 /// Tokens of `acme`'s people that hold no more, each for another reason.
@@ -132,6 +147,8 @@ async fn no_route_answers_a_stranger() {
         api_key: api_key.clone(),
     };
     let never = Ids::never();
+    let [visitor, other_visitor] = [enter(&acme).await, enter(&acme).await];
+    let of_visitor = Ids { session: visitor.1.clone(), ..Ids::never() };
     let forged = format!("{}0", &"tt_0123456789abcdef_0123456789abcdef0123456789abcdef0123456789abcdef"[..67]);
     let forged_token = format!("tl_{}", "0123456789abcdef".repeat(4));
     let mut refused = vec!["nonsense".to_owned(), forged, forged_token];
@@ -156,6 +173,19 @@ async fn no_route_answers_a_stranger() {
                 let reply = client.send_bytes(verb.clone(), &path, "application/json", text.clone()).await;
                 assert_eq!((reply.status, reply.problem().as_str()), (403, "forbidden"), "{method} {pattern}");
             }
+        }
+
+        // A visitor has their session; another's is as one that never was, and nothing else opens.
+        for ids in [&ids, &of_visitor, &never] {
+            let path = ids.fill(pattern);
+            let reply = other_visitor.0.send_bytes(verb.clone(), &path, "application/json", text.clone()).await;
+            let expected = if route.visitor { (404, "not_found") } else { (403, "forbidden") };
+            assert_eq!((reply.status, reply.problem().as_str()), expected, "{method} {path}");
+        }
+        if !route.visitor {
+            let path = of_visitor.fill(pattern);
+            let reply = visitor.0.send_bytes(verb.clone(), &path, "application/json", text.clone()).await;
+            assert_eq!((reply.status, reply.problem().as_str()), (403, "forbidden"), "{method} {path}");
         }
 
         if pattern.contains('{') {

@@ -51,7 +51,7 @@ async fn every_table_has_row_security_forced_and_its_tenant_first() {
         WHERE c.relnamespace = 'public'::regnamespace AND c.relname NOT IN ('tenants', 'refinery_schema_history')
             AND a.attname IS DISTINCT FROM 'tenant_id'";
     let expected = "api_keys_public_id_key auth_sessions_expiry auth_sessions_token_sha256_key idempotency_keys_expiry \
-        knowledge_chunks_nearest_256 outbox_due outbox_finished widgets_embed_key_key";
+        knowledge_chunks_nearest_256 outbox_due outbox_finished widgets_embed_key_key widgets_of_origin";
     assert_eq!(value::<String>(&superuser, elsewhere).await, expected);
 }
 
@@ -111,6 +111,7 @@ async fn a_tenant_sees_and_touches_only_its_own() {
         ("SELECT token_sha256 FROM auth_sessions".to_owned(), "42501"),
         ("INSERT INTO auth_sessions SELECT".to_owned(), "42501"),
         ("SELECT identity_secrets FROM widgets".to_owned(), "42501"),
+        ("SELECT signing_secrets FROM widgets".to_owned(), "42501"),
         ("SELECT secrets FROM webhooks".to_owned(), "42501"),
         ("UPDATE messages SET content = ''".to_owned(), "42501"),
         ("DELETE FROM messages".to_owned(), "42501"),

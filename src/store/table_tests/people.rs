@@ -1,4 +1,4 @@
-//! Logins: none slips past a change of password, and those that have expired go.
+//! Logins: none slips past a change of password, and those that have expired go, as answers that were kept do.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -11,6 +11,7 @@ use crate::{
     store::{
         Store, StoreError,
         auth_sessions::{self, NewLogin},
+        idempotency_keys::{self, NewClaim},
         users::{self, NewUser},
     },
 };
@@ -104,4 +105,28 @@ async fn logins_that_have_expired_are_pruned() {
     tx.commit().await.unwrap();
     let left = "SELECT string_agg(get_byte(token_sha256, 0)::text, ' ') FROM auth_sessions";
     assert_eq!(value::<String>(&superuser, left).await, "3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_are_kept_for_their_time() {
+    let db = TestDatabase::create().await;
+    let ctx = db.tenant("acme").await;
+    let mut tx = db.tx(&ctx).await;
+    for (key, kept) in [("old", Duration::ZERO), ("new", Duration::from_secs(60))] {
+        let claim = NewClaim {
+            caller: "",
+            route: "POST /v1/sessions",
+            key,
+            request_sha256: &[7; 32],
+            lease: Duration::ZERO,
+            kept,
+        };
+        assert!(idempotency_keys::claim(&mut tx, &claim).await.unwrap().is_some());
+    }
+    tx.commit().await.unwrap();
+    let mut tx = db.store.service_tx().await.unwrap();
+    assert!(!idempotency_keys::prune(&mut tx).await.unwrap(), "there are no more");
+    tx.commit().await.unwrap();
+    let left = "SELECT string_agg(key, ' ') FROM idempotency_keys";
+    assert_eq!(value::<String>(&db.superuser().await, left).await, "new");
 }
