@@ -171,7 +171,7 @@ impl Stack {
         }
         let tasks = Tasks::new(tokio::runtime::Handle::current());
         let store = Arc::new(Store::connect(&connections, &config.database, tasks.runtime()).await?);
-        let metrics = Metrics::new(store.query_durations());
+        let metrics = Metrics::new(store.timings());
         let redis = match &config.redis.url {
             Some(url) => Some(Redis::start(url, &config.redis, &tasks).await.context("redis.url")?),
             None => None,

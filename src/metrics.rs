@@ -21,7 +21,7 @@ use prometheus_client::{
 
 use crate::{
     bus::{limits::LimitMetrics, redis::RedisGauges},
-    store::{PoolGauges, QueryDurations},
+    store::{PoolGauges, PoolLabels, Timings},
 };
 
 /// `Content-Type` of what [`Metrics::render`] gives.
@@ -95,11 +95,6 @@ struct OutcomeLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PoolLabels {
-    pool: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RedisLabels {
     topology: &'static str,
 }
@@ -139,8 +134,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// All at zero. `queries` is shared with the store that observes into it.
-    pub fn new(queries: QueryDurations) -> Self {
+    /// All at zero. `database` is shared with the store that observes into it.
+    pub fn new(database: Timings) -> Self {
         let mut registry = Registry::default();
         let metrics = Self {
             requests: Family::new_with_constructor(Buckets),
@@ -172,7 +167,10 @@ impl Metrics {
         let seconds = || Unit::Seconds;
         let help = "Time from a request's head to its answer's head";
         r.register_with_unit("http_request_duration", help, seconds(), m.requests.clone());
-        r.register_with_unit("database_query_duration", "Time of a statement, with its round trip", seconds(), queries);
+        let help = "Time of a statement, with its round trip";
+        r.register_with_unit("database_query_duration", help, seconds(), database.queries);
+        let help = "Time that a request waits for a connection of a pool";
+        r.register_with_unit("database_pool_wait", help, seconds(), database.waits);
         let help = "Time of a search from the parsed request to the ranked hits";
         r.register_with_unit("search_duration", help, seconds(), m.searches.clone());
         r.register("logins", "Tries to log in, by what came of them", m.logins.clone());
@@ -272,9 +270,10 @@ mod tests {
 
     #[test]
     fn what_was_observed_is_exposed_under_the_agreed_names() {
-        let queries = QueryDurations::new_with_constructor(|| Buckets.new_metric());
-        let metrics = Metrics::new(queries.clone());
-        queries.get_or_create(&QueryLabels { query_type: "documents/list" }).observe(0.003);
+        let timings = Timings::default();
+        let metrics = Metrics::new(timings.clone());
+        timings.waits.get_or_create(&PoolLabels { pool: "user" }).observe(0.000_03);
+        timings.queries.get_or_create(&QueryLabels { query_type: "documents/list" }).observe(0.003);
         metrics.observe_request("GET", "/v1/knowledge-bases", 200, Duration::from_millis(2));
         metrics.observe_search("memory", Duration::from_micros(90));
         metrics.observe_login("refused");
@@ -305,6 +304,7 @@ mod tests {
             "http_connections_stalled_total 2",
             "http_panics_total 1",
             r#"database_pool_size{pool="user"} 3"#,
+            r#"database_pool_wait_seconds_count{pool="user"} 1"#,
             r#"database_pool_available{pool="user"} 2"#,
             r#"database_pool_waiting{pool="user"} 1"#,
             r#"redis_up{topology="single"} 1"#,
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn gauges_follow_what_is_read() {
-        let metrics = Metrics::new(QueryDurations::new_with_constructor(|| Buckets.new_metric()));
+        let metrics = Metrics::new(Timings::default());
         metrics.render(&Gauges { index_chunks: 9, ..Gauges::default() });
         assert!(metrics.render(&Gauges::default()).contains("index_chunks 0"));
     }

@@ -94,13 +94,13 @@ impl Knowledge {
         draft: DocumentDraft,
     ) -> Result<Option<Receipt>, Error> {
         let content_sha256: [u8; 32] = Sha256::digest(&draft.content).into();
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        let mut tx = self.store.tenant_read(ctx).await?;
         let base = store::knowledge_bases::find(&mut tx, knowledge_base_id)
             .await?
             .ok_or(Error::NotFound { what: "knowledge base" })?;
         let present = store::documents::find_by_external_id(&mut tx, knowledge_base_id, &draft.external_id).await?;
-        // The transaction ends here: reading and encoding a document must not hold a connection.
-        tx.commit().await?;
+        // Reading and encoding a document must not hold a connection.
+        drop(tx);
         let encoder = self.encoders.of(&base.encoder)?;
         if let Some(present) = present.filter(|present| is_unchanged(present, &draft, &content_sha256)) {
             return Ok(Some(Receipt {
@@ -143,7 +143,6 @@ impl Knowledge {
     ) -> Result<Page<DocumentRow>, Error> {
         let mut tx = self.tx_for(ctx, knowledge_base_id).await?;
         let documents = store::documents::list(&mut tx, knowledge_base_id, page).await?;
-        tx.commit().await?;
         Ok(documents)
     }
 
@@ -159,7 +158,6 @@ impl Knowledge {
     ) -> Result<DocumentRow, Error> {
         let mut tx = self.tx_for(ctx, knowledge_base_id).await?;
         let document = find(&mut tx, knowledge_base_id, name).await?;
-        tx.commit().await?;
         Ok(document)
     }
 
@@ -177,7 +175,6 @@ impl Knowledge {
         let mut tx = self.tx_for(ctx, knowledge_base_id).await?;
         let document = find(&mut tx, knowledge_base_id, name).await?;
         let chunks = store::chunks::list(&mut tx, document.id, page).await?;
-        tx.commit().await?;
         Ok(chunks)
     }
 
@@ -193,7 +190,6 @@ impl Knowledge {
     ) -> Result<u64, Error> {
         let mut tx = self.tx_for(ctx, knowledge_base_id).await?;
         let document = find(&mut tx, knowledge_base_id, name).await?;
-        tx.commit().await?;
         let loaded = self.sync.ensure(BaseKey::of(ctx, knowledge_base_id), 0);
         let turn = loaded.turn_to_write().await;
         let mut tx = self.store.tenant_tx(ctx).await?;
@@ -205,9 +201,9 @@ impl Knowledge {
         Ok(version)
     }
 
-    /// A transaction in which the knowledge base was seen to be there.
+    /// For reading from a knowledge base that was seen to be there.
     async fn tx_for(&self, ctx: &Ctx, knowledge_base_id: KnowledgeBaseId) -> Result<TenantTx, Error> {
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        let mut tx = self.store.tenant_read(ctx).await?;
         let base = store::knowledge_bases::find(&mut tx, knowledge_base_id).await?;
         base.map(|_| tx).ok_or(Error::NotFound { what: "knowledge base" })
     }

@@ -80,7 +80,7 @@ pub struct Store {
     /// For what needs a session of its own, such as LISTEN: as the owner where there is one, because the service's URL
     /// may lead to a pooler.
     direct: Address,
-    durations: QueryDurations,
+    timings: Timings,
 }
 
 /// How a pool is used right now.
@@ -96,10 +96,23 @@ pub struct PoolGauges {
     pub waiting: usize,
 }
 
-/// Times of statements, from sending to the last row, in seconds by statement.
-pub type QueryDurations = Family<QueryLabels, Histogram, fn() -> Histogram>;
+/// What is timed, in seconds.
+#[derive(Debug, Clone)]
+pub struct Timings {
+    /// Statements, from sending to the last row.
+    pub queries: Family<QueryLabels, Histogram, fn() -> Histogram>,
+    /// Waits for a connection of a pool, whatever came of them but a deadline that passed.
+    pub waits: Family<PoolLabels, Histogram, fn() -> Histogram>,
+}
 
-/// Labels of [`QueryDurations`].
+/// A pool, by its name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PoolLabels {
+    /// As [`PoolGauges::pool`].
+    pub pool: &'static str,
+}
+
+/// Labels of [`Timings::queries`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct QueryLabels {
     /// The statement's file, such as `documents/list`, or `commit`.
@@ -139,9 +152,9 @@ impl Store {
         database: &DatabaseConfig,
         runtime: &Handle,
     ) -> Result<Self, StoreError> {
-        let durations = Family::new_with_constructor(statement_histogram as fn() -> Histogram);
+        let timings = Timings::default();
         let pool = |name, address, connections_max| {
-            Pool::new(name, address, connections_max, database, runtime.clone(), durations.clone())
+            Pool::new(name, address, connections_max, database, runtime.clone(), timings.clone())
         };
         let user = pool("user", &connections.user, database.user_connections_max)?;
         let service = pool("service", &connections.service, database.service_connections_max)?;
@@ -149,7 +162,7 @@ impl Store {
         roles::check_service(&*service.get(None).await?).await?;
         let direct = connections.owner.as_ref().unwrap_or(&connections.service).clone();
         let service_connections_max = database.service_connections_max;
-        Ok(Self { user, service, service_connections_max, owner: connections.owner.clone(), direct, durations })
+        Ok(Self { user, service, service_connections_max, owner: connections.owner.clone(), direct, timings })
     }
 
     /// A transaction on the rows of the tenant of `ctx`. Nothing is sent before its first statement.
@@ -160,6 +173,25 @@ impl Store {
     pub async fn tenant_tx(&self, ctx: &Ctx) -> Result<TenantTx, StoreError> {
         let connection = self.user.get(Some(ctx.deadline)).await?;
         Ok(TenantTx::new(connection, ctx.tenant_id, ctx.deadline, self.user.surroundings().clone()))
+    }
+
+    /// For one statement on the rows of the tenant of `ctx`, in one round trip: it is committed when it is answered. Further
+    /// statements are transactions of their own.
+    ///
+    /// # Errors
+    /// As [`Store::tenant_tx`].
+    pub async fn tenant_single(&self, ctx: &Ctx) -> Result<TenantTx, StoreError> {
+        let connection = self.user.get(Some(ctx.deadline)).await?;
+        Ok(TenantTx::single(connection, ctx.tenant_id, ctx.deadline, self.user.surroundings().clone()))
+    }
+
+    /// For statements that read rows of the tenant of `ctx`, each in one round trip and with what is committed by then.
+    ///
+    /// # Errors
+    /// As [`Store::tenant_tx`].
+    pub async fn tenant_read(&self, ctx: &Ctx) -> Result<TenantTx, StoreError> {
+        let connection = self.user.get(Some(ctx.deadline)).await?;
+        Ok(TenantTx::read(connection, ctx.tenant_id, ctx.deadline, self.user.surroundings().clone()))
     }
 
     /// A transaction that reads one snapshot of the rows of the tenant of `ctx` and writes nothing.
@@ -212,13 +244,18 @@ impl Store {
         vec![self.user.gauges(), self.service.gauges()]
     }
 
-    /// Times of all statements, for the metrics to show.
-    pub fn query_durations(&self) -> QueryDurations {
-        self.durations.clone()
+    /// Times of all statements and waits, for the metrics to show.
+    pub fn timings(&self) -> Timings {
+        self.timings.clone()
     }
 }
 
-/// From 0.1 ms to 3.3 s, each bucket twice the one before it.
-fn statement_histogram() -> Histogram {
-    Histogram::new(exponential_buckets(1e-4, 2.0, 16))
+impl Default for Timings {
+    fn default() -> Self {
+        // Statements from 0.1 ms to 3.3 s, waits from 10 µs to 5.2 s, each bucket twice the one before it.
+        Self {
+            queries: Family::new_with_constructor(|| Histogram::new(exponential_buckets(1e-4, 2.0, 16))),
+            waits: Family::new_with_constructor(|| Histogram::new(exponential_buckets(1e-5, 2.0, 20))),
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! Transactions: the only way to run a statement.
 //!
 //! A [`TenantTx`] sees the rows of one tenant, a [`ServiceTx`] those of all. Either begins with its first statement: BEGIN
-//! (with the tenant, for row security) and the statement travel together, so the first answer costs one round trip.
+//! (with the tenant, for row security) and the statement travel together, so the first answer costs one round trip. Where
+//! each statement is a transaction of its own, as for reads, COMMIT travels with it too.
 //! Statements are sent unnamed with the types of their parameters, so a pooler in transaction mode may stand in between.
 //!
 //! Invariant: a connection goes back to its pool only if nothing of this transaction is left on it. A transaction that
@@ -11,7 +12,10 @@
 use std::{ops::DerefMut, pin::pin, sync::Arc, time::Duration};
 
 use deadpool_postgres::Object;
-use futures_util::{TryStreamExt as _, future::join};
+use futures_util::{
+    TryStreamExt as _,
+    future::{join, join3},
+};
 use tokio::time::Instant;
 use tokio_postgres::{
     Row,
@@ -61,6 +65,8 @@ pub struct Tx {
 #[derive(Debug, Clone, Copy)]
 enum Begin {
     Tenant(TenantId),
+    TenantSingle(TenantId),
+    TenantRead(TenantId),
     TenantSnapshot(TenantId),
     Service,
     Snapshot,
@@ -83,11 +89,21 @@ enum State {
 }
 
 impl Begin {
+    /// Whether each statement is a transaction of its own.
+    fn is_single(self) -> bool {
+        matches!(self, Self::TenantSingle(_) | Self::TenantRead(_))
+    }
+
     fn sql(self) -> String {
         match self {
             // A UUID prints as hexadecimal digits and hyphens only, so it needs no quoting. In a simple query, SET LOCAL's
             // function form takes effect inside the transaction that the BEGIN before it has opened.
-            Self::Tenant(tenant_id) => format!("BEGIN; SELECT set_config('tertulia.tenant_id', '{tenant_id}', true)"),
+            Self::Tenant(tenant_id) | Self::TenantSingle(tenant_id) => {
+                format!("BEGIN; SELECT set_config('tertulia.tenant_id', '{tenant_id}', true)")
+            }
+            Self::TenantRead(tenant_id) => {
+                format!("BEGIN READ ONLY; SELECT set_config('tertulia.tenant_id', '{tenant_id}', true)")
+            }
             Self::TenantSnapshot(tenant_id) => format!(
                 "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
                  SELECT set_config('tertulia.tenant_id', '{tenant_id}', true)"
@@ -107,6 +123,26 @@ impl TenantTx {
         surroundings: Arc<Surroundings>,
     ) -> Self {
         Self(Tx::new(connection, Begin::Tenant(tenant_id), Some(deadline), surroundings))
+    }
+
+    /// One whose statements are each a transaction of their own, committed once they are answered.
+    pub(super) fn single(
+        connection: Object,
+        tenant_id: TenantId,
+        deadline: Instant,
+        surroundings: Arc<Surroundings>,
+    ) -> Self {
+        Self(Tx::new(connection, Begin::TenantSingle(tenant_id), Some(deadline), surroundings))
+    }
+
+    /// The same for statements that only read.
+    pub(super) fn read(
+        connection: Object,
+        tenant_id: TenantId,
+        deadline: Instant,
+        surroundings: Arc<Surroundings>,
+    ) -> Self {
+        Self(Tx::new(connection, Begin::TenantRead(tenant_id), Some(deadline), surroundings))
     }
 
     /// One that reads a single snapshot of the tenant's rows and writes nothing.
@@ -261,9 +297,15 @@ impl Tx {
         let answered = async {
             if is_first {
                 let sql = self.begin.sql();
-                // `join` polls BEGIN first, and the first poll sends it, so the order on the wire is certain.
-                let (begun, rows) = join(connection.batch_execute(&sql), query).await;
-                begun.and(rows)
+                // They are polled in this order, and the first poll sends each, so the order on the wire is certain.
+                let begin = connection.batch_execute(&sql);
+                if self.begin.is_single() {
+                    let (begun, rows, committed) = join3(begin, query, connection.batch_execute("COMMIT")).await;
+                    begun.and(rows).and_then(|rows| committed.map(|()| rows))
+                } else {
+                    let (begun, rows) = join(begin, query).await;
+                    begun.and(rows)
+                }
             } else {
                 query.await
             }
@@ -272,7 +314,7 @@ impl Tx {
         self.surroundings.observe(name, sent_at.elapsed());
         match outcome {
             Ok(answer) => {
-                self.state = State::Open;
+                self.state = if self.begin.is_single() { State::Clean } else { State::Open };
                 Ok(answer)
             }
             Err(source) => Err(self.failed(name, source)),
