@@ -235,6 +235,8 @@ pub struct LogConfig {
     pub filter: String,
     /// How lines look.
     pub format: LogFormat,
+    /// Whether the statements of each request are watched.
+    pub queries: bool,
 }
 
 /// How log lines look.
@@ -337,6 +339,7 @@ pub const KNOBS: &[Knob] = &[
     Knob { name: "accounts.login_ttl", default: "12h", meaning: "how long a login lasts that is not used, from 5m to 720h; one that is used lasts at most 30 days", set: |c, v| put_duration_in(&mut c.accounts.login_ttl, v, LOGIN_TTL) },
     Knob { name: "log.filter", default: "info,refinery_core=warn,tokio_postgres=warn", meaning: "what to log, such as `info` or `tertulia=debug,info`", set: |c, v| put_filter(&mut c.log.filter, v) },
     Knob { name: "log.format", default: "auto", meaning: "`auto` (readable on a terminal, else JSON), `json` or `text`", set: |c, v| put_format(&mut c.log.format, v) },
+    Knob { name: "log.queries", default: "false", meaning: "for development: log each statement of a request at debug with its time and count, and name one that runs more than 3 times in the log and in the header `X-Repeated-Statements`", set: |c, v| put(&mut c.log.queries, v, "`true` or `false`") },
 ];
 
 /// Everything that is wrong with the settings, a line each.
@@ -499,7 +502,7 @@ fn blank() -> Config {
             timeout: Duration::ZERO,
         },
         accounts: AccountsConfig { login_ttl: Duration::ZERO },
-        log: LogConfig { filter: String::new(), format: LogFormat::Auto },
+        log: LogConfig { filter: String::new(), format: LogFormat::Auto, queries: false },
     }
 }
 

@@ -20,7 +20,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::context::TokioContext;
 
 use super::{PoolGauges, PoolLabels, QueryLabels, StoreError, Timings, address::Address};
-use crate::config::DatabaseConfig;
+use crate::{config::DatabaseConfig, watch};
 
 /// Connections to one role.
 pub(super) struct Pool {
@@ -130,6 +130,7 @@ impl Surroundings {
     /// Notes a statement that took so long.
     pub(super) fn observe(&self, statement: &'static str, took: Duration) {
         self.timings.queries.get_or_create(&QueryLabels { query_type: statement }).observe(took.as_secs_f64());
+        watch::note(statement, took);
     }
 }
 

@@ -33,4 +33,5 @@ mod sessions;
 mod sync;
 mod tenancy;
 mod users;
+mod watch;
 mod widgets;

@@ -80,6 +80,7 @@ impl TestApp {
             ("TERTULIA_DATABASE_SERVICE_CONNECTIONS_MAX", "4".into()),
             ("TERTULIA_SERVER_LISTEN", "127.0.0.1:0".into()),
             ("TERTULIA_SERVER_SHARDS", "2".into()),
+            ("TERTULIA_LOG_QUERIES", "true".into()),
             ("TERTULIA_RETRIEVAL_WEIGHTS_DIR", weights_dir().display().to_string()),
         ]);
         all.extend(HIGH_LIMITS.map(|name| (name, "1000000".to_owned())));
