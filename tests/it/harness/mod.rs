@@ -10,6 +10,7 @@
 pub mod binary;
 mod client;
 mod embeddings;
+mod pgbouncer;
 mod postgres;
 mod proxy;
 pub mod redis;
