@@ -27,6 +27,9 @@ pub const FLAG_VARIABLES: [&str; 3] = ["TERTULIA_CONFIG", "TERTULIA_URL", "TERTU
 /// lasts that is used.
 const LOGIN_TTL: RangeInclusive<Duration> = Duration::from_secs(5 * 60)..=Duration::from_secs(30 * 86_400);
 
+/// What `database.replica_lag_max` may be. The replica is looked at ten times within it.
+const REPLICA_LAG_MAX: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3_600);
+
 /// The name of the encoder of `retrieval.weights_dir`.
 pub const STATIC_ENCODER: &str = "static";
 
@@ -103,12 +106,18 @@ pub struct DatabaseConfig {
     pub service_url: Option<String>,
     /// Owner role on a direct connection, for migrations; without it the server only checks the schema's version.
     pub direct_url: Option<String>,
+    /// Application role on a read replica, for lists; none if there is no replica.
+    pub replica_url: Option<String>,
     /// Folder of the Postgres programs (`initdb`, `postgres`); found by itself if not set.
     pub bin_dir: Option<PathBuf>,
     /// Connections of the user pool.
     pub user_connections_max: usize,
     /// Connections of the service pool.
     pub service_connections_max: usize,
+    /// Connections of the replica's pool.
+    pub replica_connections_max: usize,
+    /// How old what the replica has may be.
+    pub replica_lag_max: Duration,
     /// Longest wait for a free connection.
     pub acquire_timeout: Duration,
     /// Longest wait for a new connection.
@@ -296,9 +305,12 @@ pub const KNOBS: &[Knob] = &[
     Knob { name: "database.url", default: "", meaning: "Postgres URL of the application role; none: a private Postgres in the data directory", set: |c, v| put_optional(&mut c.database.url, v) },
     Knob { name: "database.service_url", default: "", meaning: "Postgres URL of the service role; needed with `database.url`", set: |c, v| put_optional(&mut c.database.service_url, v) },
     Knob { name: "database.direct_url", default: "", meaning: "Postgres URL of the owner, not through a pooler: migrations and upkeep; none: the schema's version is only checked", set: |c, v| put_optional(&mut c.database.direct_url, v) },
+    Knob { name: "database.replica_url", default: "", meaning: "Postgres URL of the application role on a read replica, from which lists are read; none: all is read from the primary", set: |c, v| put_optional(&mut c.database.replica_url, v) },
     Knob { name: "database.bin_dir", default: "", meaning: "folder of `initdb` and `postgres` for the private Postgres; none: found by itself", set: |c, v| put_optional_path(&mut c.database.bin_dir, v) },
     Knob { name: "database.user_connections_max", default: "50", meaning: "connections of the user pool", set: |c, v| put_in(&mut c.database.user_connections_max, v, 1, 10_000) },
     Knob { name: "database.service_connections_max", default: "15", meaning: "connections of the service pool", set: |c, v| put_in(&mut c.database.service_connections_max, v, 1, 10_000) },
+    Knob { name: "database.replica_connections_max", default: "50", meaning: "connections of the replica's pool", set: |c, v| put_in(&mut c.database.replica_connections_max, v, 1, 10_000) },
+    Knob { name: "database.replica_lag_max", default: "2s", meaning: "how old what the replica has may be, from 100ms to 1h; past it lists are read from the primary", set: |c, v| put_duration_in(&mut c.database.replica_lag_max, v, REPLICA_LAG_MAX) },
     Knob { name: "database.acquire_timeout", default: "5s", meaning: "longest wait for a free connection", set: |c, v| put_duration(&mut c.database.acquire_timeout, v) },
     Knob { name: "database.connect_timeout", default: "10s", meaning: "longest wait for a new connection", set: |c, v| put_duration(&mut c.database.connect_timeout, v) },
     Knob { name: "database.idle_timeout", default: "20s", meaning: "a connection idle for longer is closed", set: |c, v| put_duration(&mut c.database.idle_timeout, v) },
@@ -392,6 +404,11 @@ impl Config {
                     .into(),
             );
         }
+        if self.database.replica_url.is_some() && self.database.url.is_none() {
+            errors.push(
+                "database.replica_url needs database.url (DATABASE_URL): a private Postgres has no replica".into(),
+            );
+        }
         if self.retrieval.chunk_overlap_tokens * 2 > self.retrieval.chunk_tokens_max {
             errors.push("retrieval.chunk_overlap_tokens may be at most half of retrieval.chunk_tokens_max".into());
         }
@@ -454,9 +471,12 @@ fn blank() -> Config {
             url: None,
             service_url: None,
             direct_url: None,
+            replica_url: None,
             bin_dir: None,
             user_connections_max: 0,
             service_connections_max: 0,
+            replica_connections_max: 0,
+            replica_lag_max: Duration::ZERO,
             acquire_timeout: Duration::ZERO,
             connect_timeout: Duration::ZERO,
             idle_timeout: Duration::ZERO,

@@ -185,7 +185,7 @@ pub async fn create(store: &Store, ctx: &Ctx, draft: &KeyDraft) -> Result<Create
 /// # Errors
 /// As there.
 pub async fn list(store: &Store, ctx: &Ctx, page: &PageRequest) -> Result<Page<ApiKeyRow>, Error> {
-    let mut tx = store.tenant_read(ctx).await?;
+    let mut tx = store.tenant_list(ctx).await?;
     let rows = store::api_keys::list(&mut tx, page).await?;
     Ok(rows)
 }

@@ -65,7 +65,7 @@ impl Accounts {
     /// # Errors
     /// `Invalid` for a cursor of another list.
     pub async fn list_users(&self, ctx: &Ctx, page: &PageRequest) -> Result<Page<UserRow>, Error> {
-        let mut tx = self.store.tenant_read(ctx).await?;
+        let mut tx = self.store.tenant_list(ctx).await?;
         let rows = store::users::list(&mut tx, page).await?;
         Ok(rows)
     }

@@ -52,7 +52,7 @@ impl Chat {
     /// # Errors
     /// `Invalid` for a cursor of another list.
     pub async fn list_meetings(&self, ctx: &Ctx, page: &PageRequest) -> Result<Page<MeetingRow>, Error> {
-        let mut tx = self.store.tenant_read(ctx).await?;
+        let mut tx = self.store.tenant_list(ctx).await?;
         let rows = store::meetings::list(&mut tx, page).await?;
         Ok(rows)
     }
@@ -146,7 +146,7 @@ impl Chat {
         meeting_id: MeetingId,
         page: &PageRequest,
     ) -> Result<Page<ParticipantRow>, Error> {
-        let mut tx = self.store.tenant_read(ctx).await?;
+        let mut tx = self.store.tenant_list(ctx).await?;
         let rows = store::meetings::list_participants(&mut tx, meeting_id, page).await?;
         rows.ok_or(Error::NotFound { what: "meeting" })
     }

@@ -51,7 +51,11 @@ impl Chat {
         history: History,
         page: &PageRequest,
     ) -> Result<Page<MessageRow>, Error> {
-        let mut tx = self.store.tenant_read(ctx).await?;
+        let mut tx = match history {
+            History::Newest => self.store.tenant_list(ctx).await?,
+            // Whoever asks what they have missed has heard of it.
+            History::After(_) => self.store.tenant_read(ctx).await?,
+        };
         let rows = store::messages::list(&mut tx, session_id, history, page).await?;
         rows.ok_or(Error::NotFound { what: "session" })
     }
@@ -107,7 +111,7 @@ impl Chat {
         question: &str,
         page: &PageRequest,
     ) -> Result<Page<MessageRow>, Error> {
-        let mut tx = self.store.tenant_read(ctx).await?;
+        let mut tx = self.store.tenant_list(ctx).await?;
         let rows = store::messages::search(&mut tx, question, page).await?;
         Ok(rows)
     }

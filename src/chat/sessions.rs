@@ -46,7 +46,7 @@ impl Chat {
         filter: &SessionFilter,
         page: &PageRequest,
     ) -> Result<Page<SessionRow>, Error> {
-        let mut tx = self.store.tenant_read(ctx).await?;
+        let mut tx = self.store.tenant_list(ctx).await?;
         let rows = store::sessions::list(&mut tx, filter, page).await?;
         Ok(rows)
     }

@@ -92,7 +92,7 @@ impl Chat {
     /// # Errors
     /// `Invalid` for a cursor of another list.
     pub async fn list_widgets(&self, ctx: &Ctx, page: &PageRequest) -> Result<Page<WidgetRow>, Error> {
-        let mut tx = self.store.tenant_read(ctx).await?;
+        let mut tx = self.store.tenant_list(ctx).await?;
         let rows = store::widgets::list(&mut tx, page).await?;
         Ok(rows)
     }

@@ -67,7 +67,7 @@ impl Knowledge {
     /// # Errors
     /// `Unavailable` if Postgres is away.
     pub async fn list_bases(&self, ctx: &Ctx, page: &PageRequest) -> Result<Page<BaseStatus>, Error> {
-        let mut tx = self.store.tenant_read(ctx).await?;
+        let mut tx = self.store.tenant_list(ctx).await?;
         let rows = store::knowledge_bases::list(&mut tx, page).await?;
         Ok(rows.map(|row| self.with_status(ctx, row)))
     }

@@ -141,7 +141,8 @@ impl Knowledge {
         knowledge_base_id: KnowledgeBaseId,
         page: &PageRequest,
     ) -> Result<Page<DocumentRow>, Error> {
-        let mut tx = self.tx_for(ctx, knowledge_base_id).await?;
+        let mut tx = self.store.tenant_list(ctx).await?;
+        find_base(&mut tx, knowledge_base_id).await?;
         let documents = store::documents::list(&mut tx, knowledge_base_id, page).await?;
         Ok(documents)
     }
@@ -156,7 +157,8 @@ impl Knowledge {
         knowledge_base_id: KnowledgeBaseId,
         name: &str,
     ) -> Result<DocumentRow, Error> {
-        let mut tx = self.tx_for(ctx, knowledge_base_id).await?;
+        let mut tx = self.store.tenant_read(ctx).await?;
+        find_base(&mut tx, knowledge_base_id).await?;
         let document = find(&mut tx, knowledge_base_id, name).await?;
         Ok(document)
     }
@@ -172,7 +174,8 @@ impl Knowledge {
         name: &str,
         page: &PageRequest,
     ) -> Result<Page<store::chunks::ChunkRow>, Error> {
-        let mut tx = self.tx_for(ctx, knowledge_base_id).await?;
+        let mut tx = self.store.tenant_list(ctx).await?;
+        find_base(&mut tx, knowledge_base_id).await?;
         let document = find(&mut tx, knowledge_base_id, name).await?;
         let chunks = store::chunks::list(&mut tx, document.id, page).await?;
         Ok(chunks)
@@ -188,7 +191,8 @@ impl Knowledge {
         knowledge_base_id: KnowledgeBaseId,
         name: &str,
     ) -> Result<u64, Error> {
-        let mut tx = self.tx_for(ctx, knowledge_base_id).await?;
+        let mut tx = self.store.tenant_read(ctx).await?;
+        find_base(&mut tx, knowledge_base_id).await?;
         let document = find(&mut tx, knowledge_base_id, name).await?;
         let loaded = self.sync.ensure(BaseKey::of(ctx, knowledge_base_id), 0);
         let turn = loaded.turn_to_write().await;
@@ -199,13 +203,6 @@ impl Knowledge {
         loaded.purge(version);
         loaded.wake(version);
         Ok(version)
-    }
-
-    /// For reading from a knowledge base that was seen to be there.
-    async fn tx_for(&self, ctx: &Ctx, knowledge_base_id: KnowledgeBaseId) -> Result<TenantTx, Error> {
-        let mut tx = self.store.tenant_read(ctx).await?;
-        let base = store::knowledge_bases::find(&mut tx, knowledge_base_id).await?;
-        base.map(|_| tx).ok_or(Error::NotFound { what: "knowledge base" })
     }
 
     /// Extracts and splits on a compute thread, then has the passages encoded.
@@ -260,6 +257,11 @@ fn is_unchanged(present: &DocumentRow, draft: &DocumentDraft, content_sha256: &[
         && present.source_url == draft.source_url
         && present.metadata == draft.metadata
         && draft.title.as_ref().is_none_or(|title| *title == present.title)
+}
+
+/// Sees that the knowledge base is there.
+async fn find_base(tx: &mut TenantTx, id: KnowledgeBaseId) -> Result<(), Error> {
+    store::knowledge_bases::find(tx, id).await?.map(|_| ()).ok_or(Error::NotFound { what: "knowledge base" })
 }
 
 async fn find(tx: &mut TenantTx, knowledge_base_id: KnowledgeBaseId, name: &str) -> Result<DocumentRow, Error> {

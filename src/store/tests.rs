@@ -331,13 +331,13 @@ async fn a_store_refuses_roles_for_which_row_security_does_not_hold() {
     let test = TestStore::start().await;
     let runtime = tokio::runtime::Handle::current();
     let refused = async |user, service, word: &str| {
-        let connections = Connections { user, service, owner: None };
+        let connections = Connections { user, service, owner: None, replica: None };
         match Store::connect(&connections, &settings(), &runtime).await {
             Ok(_) => panic!("it was not refused"),
             Err(error) => assert!(error.to_string().contains(word), "{error}"),
         }
     };
-    let Connections { user, service, owner } = test.connections.clone();
+    let Connections { user, service, owner, .. } = test.connections.clone();
     let owner = owner.expect("a cluster has an owner");
     let superuser = test.cluster.superuser("tertulia", Duration::from_secs(5));
     refused(superuser.clone(), service.clone(), "superuser").await;

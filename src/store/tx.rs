@@ -18,15 +18,21 @@ use futures_util::{
 };
 use tokio::time::Instant;
 use tokio_postgres::{
-    Row,
+    Client, Row, SimpleQueryMessage,
     types::{ToSql, Type},
 };
 
-use super::{StoreError, pool::Surroundings};
-use crate::ctx::TenantId;
+use super::{
+    StoreError,
+    pool::{Pool, Surroundings},
+    replica::{ANSWER_WAIT, Replica},
+};
+use crate::ctx::{Actor, TenantId};
 
 /// Longest that a cancellation or a rollback in the background may take before the connection is closed regardless.
 const CLEAN_UP_WAIT: Duration = Duration::from_secs(5);
+/// Commits, and tells how far the log has come then.
+const COMMIT_AND_TELL: &str = "COMMIT; SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint";
 
 /// One SQL statement as it stands in its file.
 ///
@@ -59,6 +65,21 @@ pub struct Tx {
     begin: Begin,
     deadline: Option<Instant>,
     surroundings: Arc<Surroundings>,
+    /// Where commits are noted, if there is a replica.
+    notes: Option<WriteNotes>,
+    /// What is asked if the replica fails, where it is asked.
+    fallback: Option<Fallback>,
+}
+
+/// Whose commits a replica has to have before they read from it.
+pub(super) struct WriteNotes {
+    pub(super) replica: Arc<Replica>,
+    pub(super) caller: (TenantId, Actor),
+}
+
+struct Fallback {
+    primary: Arc<Pool>,
+    replica: Arc<Replica>,
 }
 
 /// What has to be sent before the first statement.
@@ -155,6 +176,18 @@ impl TenantTx {
         Self(Tx::new(connection, Begin::TenantSnapshot(tenant_id), Some(deadline), surroundings))
     }
 
+    /// With its commits noted.
+    pub(super) fn noting_writes(mut self, notes: Option<WriteNotes>) -> Self {
+        self.0.notes = notes;
+        self
+    }
+
+    /// With `primary` to be asked where `replica`, on whose connection it is, fails.
+    pub(super) fn falling_back(mut self, primary: Arc<Pool>, replica: Arc<Replica>) -> Self {
+        self.0.fallback = Some(Fallback { primary, replica });
+        self
+    }
+
     /// Makes what was written permanent. A transaction without a statement is no work at all.
     ///
     /// # Errors
@@ -214,7 +247,15 @@ impl DerefMut for ServiceTx {
 
 impl Tx {
     fn new(connection: Object, begin: Begin, deadline: Option<Instant>, surroundings: Arc<Surroundings>) -> Self {
-        Self { connection: Some(connection), state: State::Clean, begin, deadline, surroundings }
+        Self {
+            connection: Some(connection),
+            state: State::Clean,
+            begin,
+            deadline,
+            surroundings,
+            notes: None,
+            fallback: None,
+        }
     }
 
     /// All rows of `statement`.
@@ -271,8 +312,25 @@ impl Tx {
         Ok(self.run(statement, params).await?.1)
     }
 
-    /// The rows of `statement` and how many rows it touched. Sends BEGIN ahead of it where that is due.
+    /// The rows of `statement` and how many rows it touched, from the primary where the replica does not give them.
     async fn run(&mut self, statement: &Statement, params: Params<'_>) -> Result<(Vec<Row>, u64), StoreError> {
+        let outcome = self.run_here(statement, params).await;
+        let Err(error) = &outcome else { return outcome };
+        let Some(Fallback { primary, replica }) = self.fallback.take() else { return outcome };
+        // Each statement is alone and only reads, so it may be run again; a replica may refuse what the primary does not,
+        // such as what it would have to keep for too long, or what it has not been told of yet.
+        if self.state == State::Broken {
+            replica.skip(error);
+        }
+        self.release();
+        self.connection = Some(primary.get(self.deadline).await?);
+        self.surroundings = primary.surroundings().clone();
+        self.state = State::Clean;
+        self.run_here(statement, params).await
+    }
+
+    /// The same on the connection at hand. Sends BEGIN ahead of the statement where that is due.
+    async fn run_here(&mut self, statement: &Statement, params: Params<'_>) -> Result<(Vec<Row>, u64), StoreError> {
         let name = statement.name;
         if params.len() != statement.types.len() {
             return Err(StoreError::ParameterCount { statement: name });
@@ -294,14 +352,19 @@ impl Tx {
             }
             Ok((rows, answer.rows_affected().unwrap_or(0)))
         };
+        let mut position = None;
         let answered = async {
             if is_first {
                 let sql = self.begin.sql();
                 // They are polled in this order, and the first poll sends each, so the order on the wire is certain.
                 let begin = connection.batch_execute(&sql);
                 if self.begin.is_single() {
-                    let (begun, rows, committed) = join3(begin, query, connection.batch_execute("COMMIT")).await;
-                    begun.and(rows).and_then(|rows| committed.map(|()| rows))
+                    let commit = commit_on(connection, self.notes.is_some());
+                    let (begun, rows, committed) = join3(begin, query, commit).await;
+                    begun.and(rows).and_then(|rows| {
+                        position = committed?;
+                        Ok(rows)
+                    })
                 } else {
                     let (begun, rows) = join(begin, query).await;
                     begun.and(rows)
@@ -310,11 +373,16 @@ impl Tx {
                 query.await
             }
         };
-        let outcome = within(self.deadline, answered).await?;
+        let deadline = match self.fallback {
+            Some(_) => Some(self.deadline.map_or(sent_at + ANSWER_WAIT, |at| at.min(sent_at + ANSWER_WAIT))),
+            None => self.deadline,
+        };
+        let outcome = within(deadline, answered).await?;
         self.surroundings.observe(name, sent_at.elapsed());
         match outcome {
             Ok(answer) => {
                 self.state = if self.begin.is_single() { State::Clean } else { State::Open };
+                self.note(position);
                 Ok(answer)
             }
             Err(source) => Err(self.failed(name, source)),
@@ -336,20 +404,27 @@ impl Tx {
         let Some(connection) = &self.connection else { return Err(StoreError::Unusable { statement: "commit" }) };
         self.state = State::Committing;
         let sent_at = Instant::now();
-        let outcome = within(self.deadline, connection.batch_execute("COMMIT")).await?;
+        let outcome = within(self.deadline, commit_on(connection, self.notes.is_some())).await?;
         self.surroundings.observe("commit", sent_at.elapsed());
         match outcome {
-            Ok(()) => {
+            Ok(position) => {
                 self.state = State::Clean;
+                self.note(position);
                 Ok(())
             }
             Err(source) => Err(self.failed("commit", source)),
         }
     }
-}
 
-impl Drop for Tx {
-    fn drop(&mut self) {
+    /// Notes what was committed, if the log's position then is known.
+    fn note(&self, position: Option<u64>) {
+        if let (Some(notes), Some(position)) = (&self.notes, position) {
+            notes.replica.note_write(notes.caller, position);
+        }
+    }
+
+    /// Gives its connection back or closes it.
+    fn release(&mut self) {
         let Some(connection) = self.connection.take() else { return };
         match self.state {
             State::Clean => {}
@@ -375,6 +450,24 @@ impl Drop for Tx {
             }
         }
     }
+}
+
+impl Drop for Tx {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// Commits; with the log's position then, if that is asked for.
+async fn commit_on(connection: &Client, tells_position: bool) -> Result<Option<u64>, tokio_postgres::Error> {
+    if !tells_position {
+        return connection.batch_execute("COMMIT").await.map(|()| None);
+    }
+    let messages = connection.simple_query(COMMIT_AND_TELL).await?;
+    Ok(messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+        _ => None,
+    }))
 }
 
 /// A connection that is closed rather than given back to its pool, unless it is proven clean: also where the runtime

@@ -26,6 +26,7 @@ mod messages;
 mod openapi;
 mod outage;
 mod redis;
+mod replica;
 mod rerank;
 mod scripts;
 mod search;

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use super::{TestDatabase, value};
 
 /// Folders of statements that run in the pools' transactions.
-const FOLDERS: [&str; 17] = [
+const FOLDERS: [&str; 18] = [
     "tenants",
     "api_keys",
     "users",
@@ -23,6 +23,7 @@ const FOLDERS: [&str; 17] = [
     "chunks",
     "changes",
     "search",
+    "replica",
 ];
 
 fn statements() -> Vec<(String, String)> {

@@ -14,6 +14,7 @@ mod pgbouncer;
 mod postgres;
 mod proxy;
 pub mod redis;
+pub mod replica;
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
