@@ -37,6 +37,25 @@ pub async fn watched<T>(
     WATCHED.scope(watched, watched_work).await
 }
 
+/// Runs `work`, which does one of several batches of rows: what runs once in each of them is no loop over rows. What runs too
+/// often within one is told of its request.
+pub async fn batch<T>(work: impl Future<Output = T>) -> T {
+    let batch = WATCHED.try_with(|request| Watched {
+        request_id: request.request_id.clone(),
+        route: request.route,
+        runs: RefCell::default(),
+    });
+    let Ok(batch) = batch else { return work.await };
+    let watched_work = async {
+        let outcome = work.await;
+        (outcome, WATCHED.with(|batch| batch.runs.take()))
+    };
+    let (outcome, runs) = WATCHED.scope(batch, watched_work).await;
+    let repeated = runs.into_iter().filter(|(_, count)| *count > RUNS_MAX);
+    WATCHED.with(|request| request.runs.borrow_mut().extend(repeated));
+    outcome
+}
+
 /// Notes that a statement ran, if somebody watches.
 pub fn note(statement: &'static str, took: Duration) {
     // An error means that nobody does.
@@ -91,5 +110,26 @@ mod tests {
         let told = "sessions/find 4, commit 9".to_owned();
         assert_eq!(run(&[("sessions/find", 4), ("sessions/list", 1), ("commit", 9)]).await, (7, Some(told)));
         note("sessions/find", Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn batches_may_be_many_and_a_loop_within_one_is_told() {
+        let request_id = RequestId::accept_or_new(None);
+        let run = |times_in_the_last: u32| {
+            watched(&request_id, "/v1/documents", async move {
+                for times in [1, 1, 1, 1, times_in_the_last] {
+                    batch(async {
+                        for _ in 0..times {
+                            note("chunks/insert", Duration::from_micros(80));
+                            tokio::task::yield_now().await;
+                        }
+                    })
+                    .await;
+                }
+            })
+        };
+        assert_eq!(run(3).await.1, None);
+        assert_eq!(run(4).await.1.as_deref(), Some("chunks/insert 4"));
+        assert_eq!(batch(async { 7 }).await, 7, "nobody watches");
     }
 }
