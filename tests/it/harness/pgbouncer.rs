@@ -20,6 +20,7 @@ const USERS: &str = "\"tertulia_user\" \"\"\n\"tertulia_svc\" \"\"\n";
 
 /// How many connections each of its pools has, if this run goes through one.
 fn pool_size() -> Option<usize> {
+    #[expect(clippy::disallowed_methods, reason = "it is the run's, and no setting of the server")]
     let size = std::env::var("TERTULIA_TEST_PGBOUNCER").ok()?;
     Some(size.parse().expect("TERTULIA_TEST_PGBOUNCER is a number of connections"))
 }
@@ -40,12 +41,13 @@ pub fn start(dir: &Path, socket_dir: &Path, port: u16) -> Option<(PathBuf, u16)>
          listen_port = {PORT}\nunix_socket_dir = {here}\nauth_type = trust\nauth_file = {here}/users.txt\n\
          pidfile = {here}/pgbouncer.pid\n\
          pool_mode = transaction\ndefault_pool_size = {pool_size}\nmax_client_conn = 1000\n\
-         server_idle_timeout = 2\n"
+         server_idle_timeout = 2\n\
+         log_connections = 0\nlog_disconnections = 0\n"
     );
     let path = folder.join("pgbouncer.ini");
     fs::write(&path, settings).unwrap();
     let mut command = Command::new(program());
-    command.arg("-q").arg(path).stdin(Stdio::null()).stdout(Stdio::null());
+    command.arg(path).stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(fs::File::create(folder.join("log")).unwrap());
     // In a group of its own, as Postgres is: Ctrl-C at the terminal is for the tests, and the janitor comes after them.
     command.uid(owner.uid()).gid(owner.gid()).process_group(0);
