@@ -29,6 +29,11 @@ test: lint ## what CI runs: setup, lints and all tests
 	cargo test --locked --workspace --doc
 	cargo test --locked --workspace --lib --bins --tests
 
+.PHONY: test-pgbouncer
+test-pgbouncer: setup ## the integration tests through PgBouncer in transaction mode, with pools of 8 connections and of one
+	TERTULIA_TEST_PGBOUNCER=8 cargo test --locked -p tertulia --test it
+	TERTULIA_TEST_PGBOUNCER=1 cargo test --locked -p tertulia --test it
+
 .PHONY: bench
 bench: setup ## benchmarks in process, on PostgreSQL's manual
 	@scripts/documents.sh demo/postgresql postgresql-doc

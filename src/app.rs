@@ -105,6 +105,7 @@ impl App {
             panics: self.connections.panicked(),
             pools: self.store.pool_gauges(),
             redis: self.redis.as_ref().map(|redis| redis.gauges()),
+            replica: self.store.replica_gauges(),
             index_bases: indexes.len(),
             index_chunks: indexes.iter().map(|index| index.len()).sum(),
             index_bytes: indexes.iter().map(|index| index.memory_bytes()).sum(),
@@ -174,7 +175,7 @@ impl Stack {
         }
         let tasks = Tasks::new(tokio::runtime::Handle::current());
         let store = Arc::new(Store::connect(&connections, &config.database, tasks.runtime()).await?);
-        let metrics = Metrics::new(store.query_durations());
+        let metrics = Metrics::new(store.measures());
         let redis = match &config.redis.url {
             Some(url) => Some(Redis::start(url, &config.redis, &tasks).await.context("redis.url")?),
             None => None,

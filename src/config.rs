@@ -29,6 +29,8 @@ const LOGIN_TTL: RangeInclusive<Duration> = Duration::from_secs(5 * 60)..=Durati
 
 /// What `accounts.visitor_ttl` may be.
 const VISITOR_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+/// What `database.replica_lag_max` may be. The replica is looked at ten times within it.
+const REPLICA_LAG_MAX: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3_600);
 
 /// The name of the encoder of `retrieval.weights_dir`.
 pub const STATIC_ENCODER: &str = "static";
@@ -106,12 +108,18 @@ pub struct DatabaseConfig {
     pub service_url: Option<String>,
     /// Owner role on a direct connection, for migrations; without it the server only checks the schema's version.
     pub direct_url: Option<String>,
+    /// Application role on a read replica, for lists; none if there is no replica.
+    pub replica_url: Option<String>,
     /// Folder of the Postgres programs (`initdb`, `postgres`); found by itself if not set.
     pub bin_dir: Option<PathBuf>,
     /// Connections of the user pool.
     pub user_connections_max: usize,
     /// Connections of the service pool.
     pub service_connections_max: usize,
+    /// Connections of the replica's pool.
+    pub replica_connections_max: usize,
+    /// How old what the replica has may be.
+    pub replica_lag_max: Duration,
     /// Longest wait for a free connection.
     pub acquire_timeout: Duration,
     /// Longest wait for a new connection.
@@ -240,6 +248,8 @@ pub struct LogConfig {
     pub filter: String,
     /// How lines look.
     pub format: LogFormat,
+    /// Whether the statements of each request are watched.
+    pub queries: bool,
 }
 
 /// How log lines look.
@@ -299,9 +309,12 @@ pub const KNOBS: &[Knob] = &[
     Knob { name: "database.url", default: "", meaning: "Postgres URL of the application role; none: a private Postgres in the data directory", set: |c, v| put_optional(&mut c.database.url, v) },
     Knob { name: "database.service_url", default: "", meaning: "Postgres URL of the service role; needed with `database.url`", set: |c, v| put_optional(&mut c.database.service_url, v) },
     Knob { name: "database.direct_url", default: "", meaning: "Postgres URL of the owner, not through a pooler: migrations and upkeep; none: the schema's version is only checked", set: |c, v| put_optional(&mut c.database.direct_url, v) },
+    Knob { name: "database.replica_url", default: "", meaning: "Postgres URL of the application role on a read replica, from which lists are read; none: all is read from the primary", set: |c, v| put_optional(&mut c.database.replica_url, v) },
     Knob { name: "database.bin_dir", default: "", meaning: "folder of `initdb` and `postgres` for the private Postgres; none: found by itself", set: |c, v| put_optional_path(&mut c.database.bin_dir, v) },
     Knob { name: "database.user_connections_max", default: "50", meaning: "connections of the user pool", set: |c, v| put_in(&mut c.database.user_connections_max, v, 1, 10_000) },
     Knob { name: "database.service_connections_max", default: "15", meaning: "connections of the service pool", set: |c, v| put_in(&mut c.database.service_connections_max, v, 1, 10_000) },
+    Knob { name: "database.replica_connections_max", default: "50", meaning: "connections of the replica's pool", set: |c, v| put_in(&mut c.database.replica_connections_max, v, 1, 10_000) },
+    Knob { name: "database.replica_lag_max", default: "2s", meaning: "how old what the replica has may be, from 100ms to 1h; past it lists are read from the primary", set: |c, v| put_duration_in(&mut c.database.replica_lag_max, v, REPLICA_LAG_MAX) },
     Knob { name: "database.acquire_timeout", default: "5s", meaning: "longest wait for a free connection", set: |c, v| put_duration(&mut c.database.acquire_timeout, v) },
     Knob { name: "database.connect_timeout", default: "10s", meaning: "longest wait for a new connection", set: |c, v| put_duration(&mut c.database.connect_timeout, v) },
     Knob { name: "database.idle_timeout", default: "20s", meaning: "a connection idle for longer is closed", set: |c, v| put_duration(&mut c.database.idle_timeout, v) },
@@ -343,6 +356,7 @@ pub const KNOBS: &[Knob] = &[
     Knob { name: "accounts.visitor_ttl", default: "15m", meaning: "how long the token of a widget's visitor holds, from 1s to 24h; while it does, it is exchanged for a new one", set: |c, v| put_duration_in(&mut c.accounts.visitor_ttl, v, VISITOR_TTL) },
     Knob { name: "log.filter", default: "info,refinery_core=warn,tokio_postgres=warn", meaning: "what to log, such as `info` or `tertulia=debug,info`", set: |c, v| put_filter(&mut c.log.filter, v) },
     Knob { name: "log.format", default: "auto", meaning: "`auto` (readable on a terminal, else JSON), `json` or `text`", set: |c, v| put_format(&mut c.log.format, v) },
+    Knob { name: "log.queries", default: "false", meaning: "for development: log each statement of a request at debug with its time and count, and name one that runs more than 3 times in the log and in the header `X-Repeated-Statements`", set: |c, v| put(&mut c.log.queries, v, "`true` or `false`") },
 ];
 
 /// Everything that is wrong with the settings, a line each.
@@ -393,6 +407,11 @@ impl Config {
                 "database.url (DATABASE_URL) and database.service_url go together: the first is the application \
                  role, the second the service role; set both, or none for a private Postgres"
                     .into(),
+            );
+        }
+        if self.database.replica_url.is_some() && self.database.url.is_none() {
+            errors.push(
+                "database.replica_url needs database.url (DATABASE_URL): a private Postgres has no replica".into(),
             );
         }
         if self.retrieval.chunk_overlap_tokens * 2 > self.retrieval.chunk_tokens_max {
@@ -457,9 +476,12 @@ fn blank() -> Config {
             url: None,
             service_url: None,
             direct_url: None,
+            replica_url: None,
             bin_dir: None,
             user_connections_max: 0,
             service_connections_max: 0,
+            replica_connections_max: 0,
+            replica_lag_max: Duration::ZERO,
             acquire_timeout: Duration::ZERO,
             connect_timeout: Duration::ZERO,
             idle_timeout: Duration::ZERO,
@@ -505,7 +527,7 @@ fn blank() -> Config {
             timeout: Duration::ZERO,
         },
         accounts: AccountsConfig { login_ttl: Duration::ZERO, visitor_ttl: Duration::ZERO },
-        log: LogConfig { filter: String::new(), format: LogFormat::Auto },
+        log: LogConfig { filter: String::new(), format: LogFormat::Auto, queries: false },
     }
 }
 

@@ -174,7 +174,7 @@ impl FromIterator<Scope> for Scopes {
 }
 
 /// Who does something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Actor {
     /// A program with an API key.
     ApiKey(ApiKeyId),

@@ -3,8 +3,8 @@
 //! The rooms, in reading order: [`config`] and [`ctx`] and [`error`] are leaves that everything may use; [`server`]
 //! accepts connections and hands them to shards; [`http`] is hyper's mechanics without any resource; [`api`] is the route
 //! table and a file for each resource; [`app`] holds the domain rooms, [`accounts`], [`chat`] and [`knowledge`], and
-//! [`repeats`], what is done once; [`store`] holds all SQL, [`bus`] all Redis. `ARCHITECTURE.md` has the map and what each
-//! room promises.
+//! [`repeats`], what is done once; [`store`] holds all SQL, [`bus`] all Redis; [`watch`] sees what a request asks of Postgres.
+//! `ARCHITECTURE.md` has the map and what each room promises.
 
 #![forbid(unsafe_code)]
 
@@ -29,3 +29,4 @@ pub mod server;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;
+pub mod watch;

@@ -21,7 +21,7 @@ use prometheus_client::{
 
 use crate::{
     bus::{limits::LimitMetrics, redis::RedisGauges},
-    store::{PoolGauges, QueryDurations},
+    store::{Measures, PoolGauges, PoolLabels, ReplicaGauges},
 };
 
 /// `Content-Type` of what [`Metrics::render`] gives.
@@ -60,6 +60,8 @@ pub struct Gauges {
     pub pools: Vec<PoolGauges>,
     /// Redis, if there is one.
     pub redis: Option<RedisGauges>,
+    /// The read replica, if there is one.
+    pub replica: Option<ReplicaGauges>,
     /// Knowledge bases in memory.
     pub index_bases: usize,
     /// Live chunks in memory.
@@ -95,11 +97,6 @@ struct OutcomeLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PoolLabels {
-    pool: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RedisLabels {
     topology: &'static str,
 }
@@ -129,6 +126,8 @@ pub struct Metrics {
     limits: LimitMetrics,
     redis_up: Family<RedisLabels, Count>,
     redis_breaker_openings: Family<RedisLabels, Counter>,
+    replica_lag: Gauge<f64, AtomicU64>,
+    replica_is_fresh: Count,
     index_bases: Count,
     index_chunks: Count,
     index_bytes: Count,
@@ -139,8 +138,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// All at zero. `queries` is shared with the store that observes into it.
-    pub fn new(queries: QueryDurations) -> Self {
+    /// All at zero. `database` is shared with the store that observes into it.
+    pub fn new(database: Measures) -> Self {
         let mut registry = Registry::default();
         let metrics = Self {
             requests: Family::new_with_constructor(Buckets),
@@ -157,6 +156,8 @@ impl Metrics {
             limits: LimitMetrics::default(),
             redis_up: Family::default(),
             redis_breaker_openings: Family::default(),
+            replica_lag: Gauge::default(),
+            replica_is_fresh: Count::default(),
             index_bases: Count::default(),
             index_chunks: Count::default(),
             index_bytes: Count::default(),
@@ -172,7 +173,10 @@ impl Metrics {
         let seconds = || Unit::Seconds;
         let help = "Time from a request's head to its answer's head";
         r.register_with_unit("http_request_duration", help, seconds(), m.requests.clone());
-        r.register_with_unit("database_query_duration", "Time of a statement, with its round trip", seconds(), queries);
+        let help = "Time of a statement, with its round trip";
+        r.register_with_unit("database_query_duration", help, seconds(), database.queries);
+        let help = "Time that a request waits for a connection of a pool";
+        r.register_with_unit("database_pool_wait", help, seconds(), database.waits);
         let help = "Time of a search from the parsed request to the ranked hits";
         r.register_with_unit("search_duration", help, seconds(), m.searches.clone());
         r.register("logins", "Tries to log in, by what came of them", m.logins.clone());
@@ -193,6 +197,11 @@ impl Metrics {
         r.register("redis_up", help, m.redis_up.clone());
         let help = "How often the circuit breaker before Redis opened";
         r.register("redis_breaker_openings", help, m.redis_breaker_openings.clone());
+        r.register("database_reads", "Lists, by who was asked for them first", database.reads);
+        let help = "How old what the read replica has may be; NaN if there is none, or it was never complete";
+        r.register_with_unit("database_replica_lag", help, seconds(), m.replica_lag.clone());
+        let help = "1 while lists are read from the replica, else 0";
+        r.register("database_replica_fresh", help, m.replica_is_fresh.clone());
         r.register("index_bases", "Knowledge bases in memory", m.index_bases.clone());
         r.register("index_chunks", "Live chunks in memory", m.index_chunks.clone());
         r.register_with_unit("index_memory", "Memory of the indexes", Unit::Bytes, m.index_bytes.clone());
@@ -241,6 +250,9 @@ impl Metrics {
             let openings = self.redis_breaker_openings.get_or_create(&labels);
             openings.inner().store(redis.breaker_openings, Ordering::Relaxed);
         }
+        let lag = gauges.replica.and_then(|replica| replica.lag);
+        self.replica_lag.set(lag.map_or(f64::NAN, |lag| lag.as_secs_f64()));
+        self.replica_is_fresh.set(gauges.replica.is_some_and(|replica| replica.is_fresh).into());
         self.connections.set(gauges.connections as u64);
         for (counter, count) in [
             (&self.connections_accepted, gauges.connections_accepted),
@@ -272,9 +284,10 @@ mod tests {
 
     #[test]
     fn what_was_observed_is_exposed_under_the_agreed_names() {
-        let queries = QueryDurations::new_with_constructor(|| Buckets.new_metric());
-        let metrics = Metrics::new(queries.clone());
-        queries.get_or_create(&QueryLabels { query_type: "documents/list" }).observe(0.003);
+        let measures = Measures::default();
+        let metrics = Metrics::new(measures.clone());
+        measures.waits.get_or_create(&PoolLabels { pool: "user" }).observe(0.000_03);
+        measures.queries.get_or_create(&QueryLabels { query_type: "documents/list" }).observe(0.003);
         metrics.observe_request("GET", "/v1/knowledge-bases", 200, Duration::from_millis(2));
         metrics.observe_search("memory", Duration::from_micros(90));
         metrics.observe_login("refused");
@@ -286,6 +299,7 @@ mod tests {
             panics: 1,
             pools: vec![PoolGauges { pool: "user", size: 3, available: 2, waiting: 1 }],
             redis: Some(RedisGauges { topology: "single", is_up: true, breaker_openings: 2 }),
+            replica: Some(ReplicaGauges { lag: Some(Duration::from_millis(250)), is_fresh: true }),
             index_bases: 1,
             index_chunks: 50,
             index_bytes: 4_096,
@@ -305,10 +319,14 @@ mod tests {
             "http_connections_stalled_total 2",
             "http_panics_total 1",
             r#"database_pool_size{pool="user"} 3"#,
+            r#"database_pool_wait_seconds_count{pool="user"} 1"#,
             r#"database_pool_available{pool="user"} 2"#,
             r#"database_pool_waiting{pool="user"} 1"#,
             r#"redis_up{topology="single"} 1"#,
             r#"redis_breaker_openings_total{topology="single"} 2"#,
+            r#"database_reads_total{target="replica"} 0"#,
+            "database_replica_lag_seconds 0.25",
+            "database_replica_fresh 1",
             "index_bases 1",
             "index_chunks 50",
             "index_memory_bytes 4096",
@@ -325,7 +343,7 @@ mod tests {
 
     #[test]
     fn gauges_follow_what_is_read() {
-        let metrics = Metrics::new(QueryDurations::new_with_constructor(|| Buckets.new_metric()));
+        let metrics = Metrics::new(Measures::default());
         metrics.render(&Gauges { index_chunks: 9, ..Gauges::default() });
         assert!(metrics.render(&Gauges::default()).contains("index_chunks 0"));
     }

@@ -249,14 +249,14 @@ fn queries<'a>(samples: &'a Samples, texts: &'a Texts) -> Vec<Query<'a>> {
         }),
         Query::new("how many sessions there are", COUNT_SESSIONS, None, |_| filters(None, None, None)),
         Query::new("history, the first 100", LIST_MESSAGES, Some(2.0), move |rng| {
-            vec![uuid(a_long_session(rng).0), int(0), int(0), int(HISTORY_ROWS)]
+            vec![uuid(a_long_session(rng).0), int(0), int(HISTORY_ROWS)]
         }),
         Query::new("history, what came after a message", LIST_MESSAGES, Some(2.0), move |rng| {
             let (session, last_seq) = a_long_session(rng);
-            vec![uuid(session), int(rng.random_range(0..last_seq)), int(0), int(HISTORY_ROWS)]
+            vec![uuid(session), int(rng.random_range(0..last_seq)), int(HISTORY_ROWS)]
         }),
         Query::new("history, the newest 100", LIST_NEWEST_MESSAGES, Some(2.0), move |rng| {
-            vec![uuid(a_long_session(rng).0), int(i64::MAX), int(HISTORY_ROWS)]
+            vec![uuid(a_long_session(rng).0), int(i64::MAX), int(0), int(HISTORY_ROWS)]
         }),
         Query::new("history, since a time", LIST_MESSAGES_BY_TIME, Some(2.0), move |rng| {
             let (session, created_at) = samples.sessions[rng.random_range(0..samples.sessions.len())];

@@ -102,9 +102,8 @@ impl Accounts {
     /// # Errors
     /// `NotFound` if the tenant has none of that id.
     pub async fn find_key(&self, ctx: &Ctx, id: ApiKeyId) -> Result<ApiKeyRow, Error> {
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        let mut tx = self.store.tenant_read(ctx).await?;
         let row = store::api_keys::find(&mut tx, id).await?.ok_or(Error::NotFound { what: "API key" })?;
-        tx.commit().await?;
         Ok(row)
     }
 
@@ -187,9 +186,8 @@ pub async fn create(store: &Store, ctx: &Ctx, draft: &KeyDraft) -> Result<Create
 /// # Errors
 /// As there.
 pub async fn list(store: &Store, ctx: &Ctx, page: &PageRequest) -> Result<Page<ApiKeyRow>, Error> {
-    let mut tx = store.tenant_tx(ctx).await?;
+    let mut tx = store.tenant_list(ctx).await?;
     let rows = store::api_keys::list(&mut tx, page).await?;
-    tx.commit().await?;
     Ok(rows)
 }
 

@@ -187,7 +187,7 @@ impl Accounts {
     /// # Errors
     /// `Unauthenticated` if they are gone meanwhile.
     pub async fn find_me(&self, ctx: &Ctx) -> Result<Me, Error> {
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        let mut tx = self.store.tenant_read(ctx).await?;
         let (expires_at, user) = match ctx.actor {
             Actor::User(user_id, login_id) => {
                 let expires_at = store::auth_sessions::find_expiry(&mut tx, login_id).await?;
@@ -200,7 +200,6 @@ impl Accounts {
             }
             Actor::Visitor(_) | Actor::Operator => (None, None),
         };
-        tx.commit().await?;
         Ok(Me { scopes: ctx.scopes, expires_at, user })
     }
 

@@ -65,9 +65,8 @@ impl Accounts {
     /// # Errors
     /// `Invalid` for a cursor of another list.
     pub async fn list_users(&self, ctx: &Ctx, page: &PageRequest) -> Result<Page<UserRow>, Error> {
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        let mut tx = self.store.tenant_list(ctx).await?;
         let rows = store::users::list(&mut tx, page).await?;
-        tx.commit().await?;
         Ok(rows)
     }
 
@@ -76,9 +75,8 @@ impl Accounts {
     /// # Errors
     /// `NotFound` if the tenant has none of that id.
     pub async fn find_user(&self, ctx: &Ctx, id: UserId) -> Result<UserRow, Error> {
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        let mut tx = self.store.tenant_read(ctx).await?;
         let row = store::users::find(&mut tx, id).await?.ok_or(Error::NotFound { what: "user" })?;
-        tx.commit().await?;
         Ok(row)
     }
 

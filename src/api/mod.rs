@@ -63,10 +63,13 @@ use crate::{
         problem, respond,
     },
     server::ConnInfo,
+    watch,
 };
 
 /// The header that names a request, both ways.
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The header that names statements that a request ran again and again, where that is watched.
+const X_REPEATED_STATEMENTS: HeaderName = HeaderName::from_static("x-repeated-statements");
 /// What a request gets that is one too many for its shard.
 const OVERLOADED: Error = Error::Unavailable {
     detail: "The server has as many requests as it can take.",
@@ -281,9 +284,12 @@ pub async fn dispatch(app: &Arc<App>, request: hyper::Request<Incoming>, conn: &
     let (method, version, choice) = (head.method.clone(), head.version, negotiate(&head.headers));
     let mut told = Told::default();
     let page = path.and_then(|path| cors::page(path, &head));
-    let outcome = answer(app, path, head, body, choice, conn, &request_id, &mut told).await;
-
     let pattern = path.map_or(UNMATCHED, |path| path.pattern);
+    let answering = answer(app, path, head, body, choice, conn, &request_id, &mut told);
+    let (outcome, repeated) = match app.config.log.queries {
+        true => Box::pin(watch::watched(&request_id, pattern, answering)).await,
+        false => (answering.await, None),
+    };
     let closes = matches!(outcome, Err(Error::RequestTimeout)) && version < Version::HTTP_2;
     let mut response = outcome.unwrap_or_else(|error| {
         log(&error, &request_id, pattern);
@@ -301,6 +307,9 @@ pub async fn dispatch(app: &Arc<App>, request: hyper::Request<Incoming>, conn: &
     if closes {
         // The rest of the body may still be on its way, so the connection is of no more use.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(statements) = repeated.and_then(|statements| HeaderValue::try_from(statements).ok()) {
+        headers.insert(X_REPEATED_STATEMENTS, statements);
     }
     if let Ok(id) = HeaderValue::from_str(request_id.as_str()) {
         headers.insert(X_REQUEST_ID, id);

@@ -52,9 +52,8 @@ impl Chat {
     /// # Errors
     /// `Invalid` for a cursor of another list.
     pub async fn list_meetings(&self, ctx: &Ctx, page: &PageRequest) -> Result<Page<MeetingRow>, Error> {
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        let mut tx = self.store.tenant_list(ctx).await?;
         let rows = store::meetings::list(&mut tx, page).await?;
-        tx.commit().await?;
         Ok(rows)
     }
 
@@ -63,9 +62,8 @@ impl Chat {
     /// # Errors
     /// `NotFound` if the tenant has none of that id.
     pub async fn find_meeting(&self, ctx: &Ctx, id: MeetingId) -> Result<MeetingRow, Error> {
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        let mut tx = self.store.tenant_read(ctx).await?;
         let row = store::meetings::find(&mut tx, id).await?.ok_or(Error::NotFound { what: "meeting" })?;
-        tx.commit().await?;
         Ok(row)
     }
 
@@ -148,9 +146,8 @@ impl Chat {
         meeting_id: MeetingId,
         page: &PageRequest,
     ) -> Result<Page<ParticipantRow>, Error> {
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        let mut tx = self.store.tenant_list(ctx).await?;
         let rows = store::meetings::list_participants(&mut tx, meeting_id, page).await?;
-        tx.commit().await?;
         rows.ok_or(Error::NotFound { what: "meeting" })
     }
 

@@ -28,7 +28,7 @@ impl Chat {
         session_id: SessionId,
         message: NewMessage,
     ) -> Result<MessageRow, Error> {
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        let mut tx = self.store.tenant_single(ctx).await?;
         let posted = match store::messages::post(&mut tx, session_id, ctx.actor.user_id(), message).await? {
             Posting::New(message) => *message,
             Posting::Repeat(id) => {
@@ -37,7 +37,6 @@ impl Chat {
             Posting::SessionEnded => return Err(Error::Conflict { detail: "The session has ended.".into() }),
             Posting::SessionGone => return Err(Error::NotFound { what: "session" }),
         };
-        tx.commit().await?;
         Ok(posted)
     }
 
@@ -52,9 +51,12 @@ impl Chat {
         history: History,
         page: &PageRequest,
     ) -> Result<Page<MessageRow>, Error> {
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        let mut tx = match history {
+            History::Newest => self.store.tenant_list(ctx).await?,
+            // Whoever asks what they have missed has heard of it.
+            History::After(_) => self.store.tenant_read(ctx).await?,
+        };
         let rows = store::messages::list(&mut tx, session_id, history, page).await?;
-        tx.commit().await?;
         rows.ok_or(Error::NotFound { what: "session" })
     }
 
@@ -63,9 +65,8 @@ impl Chat {
     /// # Errors
     /// `NotFound` if the tenant has no such session, or it has no such message.
     pub async fn find_message(&self, ctx: &Ctx, session_id: SessionId, id: MessageId) -> Result<MessageRow, Error> {
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        let mut tx = self.store.tenant_read(ctx).await?;
         let row = store::messages::find(&mut tx, session_id, id).await?.ok_or(Error::NotFound { what: "message" })?;
-        tx.commit().await?;
         Ok(row)
     }
 
@@ -110,9 +111,8 @@ impl Chat {
         question: &str,
         page: &PageRequest,
     ) -> Result<Page<MessageRow>, Error> {
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        let mut tx = self.store.tenant_list(ctx).await?;
         let rows = store::messages::search(&mut tx, question, page).await?;
-        tx.commit().await?;
         Ok(rows)
     }
 }

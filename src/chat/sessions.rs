@@ -46,9 +46,8 @@ impl Chat {
         filter: &SessionFilter,
         page: &PageRequest,
     ) -> Result<Page<SessionRow>, Error> {
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        let mut tx = self.store.tenant_list(ctx).await?;
         let rows = store::sessions::list(&mut tx, filter, page).await?;
-        tx.commit().await?;
         Ok(rows)
     }
 
@@ -57,9 +56,8 @@ impl Chat {
     /// # Errors
     /// `NotFound` if the tenant has none of that id.
     pub async fn find_session(&self, ctx: &Ctx, id: SessionId) -> Result<SessionRow, Error> {
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        let mut tx = self.store.tenant_read(ctx).await?;
         let row = store::sessions::find(&mut tx, id).await?.ok_or(Error::NotFound { what: "session" })?;
-        tx.commit().await?;
         Ok(row)
     }
 

@@ -92,9 +92,8 @@ impl Chat {
     /// # Errors
     /// `Invalid` for a cursor of another list.
     pub async fn list_widgets(&self, ctx: &Ctx, page: &PageRequest) -> Result<Page<WidgetRow>, Error> {
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        let mut tx = self.store.tenant_list(ctx).await?;
         let rows = store::widgets::list(&mut tx, page).await?;
-        tx.commit().await?;
         Ok(rows)
     }
 
@@ -103,9 +102,8 @@ impl Chat {
     /// # Errors
     /// `NotFound` if the tenant has none of that id.
     pub async fn find_widget(&self, ctx: &Ctx, id: WidgetId) -> Result<WidgetRow, Error> {
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        let mut tx = self.store.tenant_read(ctx).await?;
         let row = store::widgets::find(&mut tx, id).await?.ok_or(Error::NotFound { what: "widget" })?;
-        tx.commit().await?;
         Ok(row)
     }
 

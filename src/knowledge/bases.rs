@@ -67,9 +67,8 @@ impl Knowledge {
     /// # Errors
     /// `Unavailable` if Postgres is away.
     pub async fn list_bases(&self, ctx: &Ctx, page: &PageRequest) -> Result<Page<BaseStatus>, Error> {
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        let mut tx = self.store.tenant_list(ctx).await?;
         let rows = store::knowledge_bases::list(&mut tx, page).await?;
-        tx.commit().await?;
         Ok(rows.map(|row| self.with_status(ctx, row)))
     }
 
@@ -78,9 +77,8 @@ impl Knowledge {
     /// # Errors
     /// `NotFound` if the tenant has none of that id.
     pub async fn find_base(&self, ctx: &Ctx, id: KnowledgeBaseId) -> Result<BaseStatus, Error> {
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        let mut tx = self.store.tenant_read(ctx).await?;
         let row = store::knowledge_bases::find(&mut tx, id).await?.ok_or(Error::NotFound { what: "knowledge base" })?;
-        tx.commit().await?;
         Ok(self.with_status(ctx, row))
     }
 

@@ -18,6 +18,7 @@ use crate::{
         documents_by_filter::{self, Matching},
         knowledge_bases::KnowledgeBaseRow,
     },
+    watch,
 };
 
 /// Most documents of one transaction.
@@ -99,7 +100,8 @@ impl Knowledge {
                 outcome.is_complete = false;
                 break;
             }
-            let (changed, version) = self.change_batch(ctx, &loaded, &base, &filter_json, deed, &ids).await?;
+            let change = self.change_batch(ctx, &loaded, &base, &filter_json, deed, &ids);
+            let (changed, version) = watch::batch(change).await?;
             outcome.documents += changed.len() as u64;
             outcome.chunks += changed.iter().map(|document| document.chunk_count).sum::<u64>();
             outcome.version = version;
@@ -153,7 +155,7 @@ async fn find(tx: &mut TenantTx, base: &KnowledgeBaseRow, filter: &Value, deed: 
     let mut found = Found { matched: 0, due: Vec::new() };
     let mut after = String::new();
     loop {
-        let page = documents_by_filter::list(tx, base, filter, &after).await?;
+        let page = watch::batch(documents_by_filter::list(tx, base, filter, &after)).await?;
         let Some(last) = page.last() else { return Ok(found) };
         after.clone_from(&last.external_id);
         found.matched += page.len() as u64;

@@ -94,13 +94,13 @@ impl Knowledge {
         draft: DocumentDraft,
     ) -> Result<Option<Receipt>, Error> {
         let content_sha256: [u8; 32] = Sha256::digest(&draft.content).into();
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        let mut tx = self.store.tenant_read(ctx).await?;
         let base = store::knowledge_bases::find(&mut tx, knowledge_base_id)
             .await?
             .ok_or(Error::NotFound { what: "knowledge base" })?;
         let present = store::documents::find_by_external_id(&mut tx, knowledge_base_id, &draft.external_id).await?;
-        // The transaction ends here: reading and encoding a document must not hold a connection.
-        tx.commit().await?;
+        // Reading and encoding a document must not hold a connection.
+        drop(tx);
         let encoder = self.encoders.of(&base.encoder)?;
         if let Some(present) = present.filter(|present| is_unchanged(present, &draft, &content_sha256)) {
             return Ok(Some(Receipt {
@@ -141,9 +141,9 @@ impl Knowledge {
         knowledge_base_id: KnowledgeBaseId,
         page: &PageRequest,
     ) -> Result<Page<DocumentRow>, Error> {
-        let mut tx = self.tx_for(ctx, knowledge_base_id).await?;
+        let mut tx = self.store.tenant_list(ctx).await?;
+        find_base(&mut tx, knowledge_base_id).await?;
         let documents = store::documents::list(&mut tx, knowledge_base_id, page).await?;
-        tx.commit().await?;
         Ok(documents)
     }
 
@@ -157,9 +157,9 @@ impl Knowledge {
         knowledge_base_id: KnowledgeBaseId,
         name: &str,
     ) -> Result<DocumentRow, Error> {
-        let mut tx = self.tx_for(ctx, knowledge_base_id).await?;
+        let mut tx = self.store.tenant_read(ctx).await?;
+        find_base(&mut tx, knowledge_base_id).await?;
         let document = find(&mut tx, knowledge_base_id, name).await?;
-        tx.commit().await?;
         Ok(document)
     }
 
@@ -174,10 +174,10 @@ impl Knowledge {
         name: &str,
         page: &PageRequest,
     ) -> Result<Page<store::chunks::ChunkRow>, Error> {
-        let mut tx = self.tx_for(ctx, knowledge_base_id).await?;
+        let mut tx = self.store.tenant_list(ctx).await?;
+        find_base(&mut tx, knowledge_base_id).await?;
         let document = find(&mut tx, knowledge_base_id, name).await?;
         let chunks = store::chunks::list(&mut tx, document.id, page).await?;
-        tx.commit().await?;
         Ok(chunks)
     }
 
@@ -191,9 +191,9 @@ impl Knowledge {
         knowledge_base_id: KnowledgeBaseId,
         name: &str,
     ) -> Result<u64, Error> {
-        let mut tx = self.tx_for(ctx, knowledge_base_id).await?;
+        let mut tx = self.store.tenant_read(ctx).await?;
+        find_base(&mut tx, knowledge_base_id).await?;
         let document = find(&mut tx, knowledge_base_id, name).await?;
-        tx.commit().await?;
         let loaded = self.sync.ensure(BaseKey::of(ctx, knowledge_base_id), 0);
         let turn = loaded.turn_to_write().await;
         let mut tx = self.store.tenant_tx(ctx).await?;
@@ -203,13 +203,6 @@ impl Knowledge {
         loaded.purge(version);
         loaded.wake(version);
         Ok(version)
-    }
-
-    /// A transaction in which the knowledge base was seen to be there.
-    async fn tx_for(&self, ctx: &Ctx, knowledge_base_id: KnowledgeBaseId) -> Result<TenantTx, Error> {
-        let mut tx = self.store.tenant_tx(ctx).await?;
-        let base = store::knowledge_bases::find(&mut tx, knowledge_base_id).await?;
-        base.map(|_| tx).ok_or(Error::NotFound { what: "knowledge base" })
     }
 
     /// Extracts and splits on a compute thread, then has the passages encoded.
@@ -264,6 +257,11 @@ fn is_unchanged(present: &DocumentRow, draft: &DocumentDraft, content_sha256: &[
         && present.source_url == draft.source_url
         && present.metadata == draft.metadata
         && draft.title.as_ref().is_none_or(|title| *title == present.title)
+}
+
+/// Sees that the knowledge base is there.
+async fn find_base(tx: &mut TenantTx, id: KnowledgeBaseId) -> Result<(), Error> {
+    store::knowledge_bases::find(tx, id).await?.map(|_| ()).ok_or(Error::NotFound { what: "knowledge base" })
 }
 
 async fn find(tx: &mut TenantTx, knowledge_base_id: KnowledgeBaseId, name: &str) -> Result<DocumentRow, Error> {

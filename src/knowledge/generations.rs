@@ -74,9 +74,8 @@ impl Knowledge {
     /// # Errors
     /// `NotFound` if the tenant has no such knowledge base.
     pub async fn list_generations(&self, ctx: &Ctx, id: KnowledgeBaseId) -> Result<Vec<GenerationRow>, Error> {
-        let mut tx = self.store.tenant_tx(ctx).await?;
+        let mut tx = self.store.tenant_read(ctx).await?;
         let all = store::generations::list(&mut tx, id).await?;
-        tx.commit().await?;
         // Each knowledge base has the active one at least.
         if all.is_empty() { Err(Error::NotFound { what: "knowledge base" }) } else { Ok(all) }
     }

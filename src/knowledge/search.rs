@@ -33,6 +33,7 @@ use crate::{
         knowledge_bases::KnowledgeBaseRow,
         search::{FallbackHit, FallbackNeighbour},
     },
+    watch,
 };
 
 /// Longest question, in bytes: ten times a long one, and short enough to encode in well under a millisecond.
@@ -500,7 +501,8 @@ impl Fallback<'_> {
         let (mut rows, lists, mut chosen, is_whole) = loop {
             rounds += 1;
             let mut rows: HashMap<Uuid, FallbackHit> = HashMap::new();
-            let lists = self.lists(tx, depth, &mut rows).await?;
+            // At most five rounds, each four times as deep: no loop over rows.
+            let lists = watch::batch(self.lists(tx, depth, &mut rows)).await?;
             let mut ranked = answer::rank(&lists.0, &lists.1, &self.scale);
             if let Some(recency) = &options.recency {
                 for one in &mut ranked {

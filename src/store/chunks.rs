@@ -1,7 +1,10 @@
 //! The table `knowledge_chunks`. Triggers stamp each chunk with the version of the transaction that wrote it.
 
 use serde_json::{Map, Value};
-use tokio_postgres::{Row, types::Type};
+use tokio_postgres::{
+    Row,
+    types::{ToSql, Type},
+};
 use uuid::Uuid;
 
 use super::{
@@ -10,7 +13,10 @@ use super::{
     row::{Reader, object_text},
     tx::{Statement, TenantTx},
 };
-use crate::ctx::{DocumentId, KnowledgeBaseId};
+use crate::{
+    ctx::{DocumentId, KnowledgeBaseId},
+    watch,
+};
 
 const INSERT: Statement = Statement {
     name: "chunks/insert",
@@ -102,23 +108,20 @@ pub(super) async fn insert(
 ) -> Result<(), StoreError> {
     for chunks in chunks.chunks(INSERT_CHUNKS_MAX) {
         let columns = Columns::of(chunks);
-        tx.execute(
-            &INSERT,
-            &[
-                &knowledge_base_id.0,
-                &generation_id,
-                &document_id.0,
-                &columns.ids,
-                &columns.ordinals,
-                &columns.headings,
-                &columns.contents,
-                &columns.metadata,
-                &columns.components,
-                &columns.firsts,
-                &columns.lasts,
-            ],
-        )
-        .await?;
+        let params: [&(dyn ToSql + Sync); 11] = [
+            &knowledge_base_id.0,
+            &generation_id,
+            &document_id.0,
+            &columns.ids,
+            &columns.ordinals,
+            &columns.headings,
+            &columns.contents,
+            &columns.metadata,
+            &columns.components,
+            &columns.firsts,
+            &columns.lasts,
+        ];
+        watch::batch(tx.execute(&INSERT, &params)).await?;
     }
     Ok(())
 }

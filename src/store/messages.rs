@@ -29,15 +29,13 @@ const FIND: Statement =
 const LIST: Statement = Statement {
     name: "messages/list",
     sql: include_str!("sql/messages/list.sql"),
-    types: &[Type::UUID, Type::INT8, Type::INT8, Type::INT8],
+    types: &[Type::UUID, Type::INT8, Type::INT8],
 };
 const LIST_NEWEST: Statement = Statement {
     name: "messages/list_newest",
     sql: include_str!("sql/messages/list_newest.sql"),
-    types: &[Type::UUID, Type::INT8, Type::INT8],
+    types: &[Type::UUID, Type::INT8, Type::INT8, Type::INT8],
 };
-const COUNT: Statement =
-    Statement { name: "messages/count", sql: include_str!("sql/messages/count.sql"), types: &[Type::UUID] };
 const SEARCH: Statement = Statement {
     name: "messages/search",
     sql: include_str!("sql/messages/search.sql"),
@@ -221,31 +219,32 @@ pub async fn list(
         (Key::MessageBefore(seq), History::Newest) | (Key::MessageAfter(seq), History::After(_)) => Some(*seq),
         _ => None,
     })?;
-    let last_seq = match page.start {
-        Start::Offset(_) => match last_seq(tx, session_id).await? {
-            Some(last_seq) => Some(last_seq),
-            None => return Ok(None),
-        },
-        Start::After(_) => None,
-    };
-    let (statement, rows, total) = match history {
+    // Numbers have no gap, so an offset is a number.
+    let offset = page.start.offset();
+    let (statement, rows) = match history {
         History::Newest => {
-            // Numbers have no gap, so an offset is a number.
-            let offset = u64::try_from(page.start.offset()).unwrap_or(0);
-            let first = from.or_else(|| Some((last_seq? + 1).saturating_sub(offset)));
-            let rows = tx.query(&LIST_NEWEST, &[&session_id.0, &int8(first.unwrap_or(0)), &page.rows()]).await?;
-            (&LIST_NEWEST, rows, last_seq)
+            let before = from.map_or(i64::MAX, int8);
+            (&LIST_NEWEST, tx.query(&LIST_NEWEST, &[&session_id.0, &before, &offset, &page.rows()]).await?)
         }
         History::After(after) => {
-            let params = (int8(from.unwrap_or(after)), page.start.offset(), page.rows());
-            let rows = tx.query(&LIST, &[&session_id.0, &params.0, &params.1, &params.2]).await?;
-            (&LIST, rows, last_seq.map(|last_seq| last_seq.saturating_sub(after)))
+            let after = int8(from.unwrap_or(after)).saturating_add(offset);
+            (&LIST, tx.query(&LIST, &[&session_id.0, &after, &page.rows()]).await?)
         }
     };
-    if rows.is_empty() && total.is_none() && self::last_seq(tx, session_id).await?.is_none() {
-        return Ok(None);
+    // A session without any such message has a row all the same, without a message.
+    let Some(first) = rows.first() else { return Ok(None) };
+    let last_seq = Reader::new(statement, first).count("last_seq")?;
+    let total = match (&page.start, history) {
+        (Start::After(_), _) => None,
+        (Start::Offset(_), History::Newest) => Some(last_seq),
+        (Start::Offset(_), History::After(after)) => Some(last_seq.saturating_sub(after)),
+    };
+    let mut items = Vec::with_capacity(rows.len());
+    for row in &rows {
+        if Reader::new(statement, row).get::<Option<Uuid>>("id")?.is_some() {
+            items.push(read(statement, row)?);
+        }
     }
-    let items = rows.iter().map(|row| read(statement, row)).collect::<Result<_, _>>()?;
     let key = |row: &MessageRow| match history {
         History::Newest => Key::MessageBefore(row.seq),
         History::After(_) => Key::MessageAfter(row.seq),
@@ -267,12 +266,6 @@ pub async fn search(tx: &mut TenantTx, question: &str, page: &PageRequest) -> Re
     let rows = tx.query(&SEARCH, &[&question, &timestamp, &id, &page.rows()]).await?;
     let items = rows.iter().map(|row| read(&SEARCH, row)).collect::<Result<_, _>>()?;
     Ok(Page::of(page, items, None, |row| Key::FoundMessage(row.timestamp, row.id.0)))
-}
-
-/// The number of a session's last message; none if the tenant has no such session.
-async fn last_seq(tx: &mut TenantTx, session_id: SessionId) -> Result<Option<u64>, StoreError> {
-    let row = tx.query_opt(&COUNT, &[&session_id.0]).await?;
-    row.map(|row| Reader::new(&COUNT, &row).count("last_seq")).transpose()
 }
 
 /// A number past those that Postgres has is past all messages.

@@ -27,6 +27,7 @@ pub mod messages;
 mod migrate;
 pub mod page;
 mod pool;
+mod replica;
 mod roles;
 mod row;
 pub mod search;
@@ -43,9 +44,12 @@ pub mod upkeep;
 pub mod users;
 pub mod widgets;
 
+use std::sync::Arc;
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
+        counter::Counter,
         family::Family,
         histogram::{Histogram, exponential_buckets},
     },
@@ -56,9 +60,10 @@ pub use self::{
     address::Address,
     error::StoreError,
     migrate::{check_schema, migrate},
+    replica::ReplicaGauges,
     tx::{ServiceTx, TenantTx},
 };
-use self::{embedded::EmbeddedCluster, pool::Pool};
+use self::{embedded::EmbeddedCluster, pool::Pool, replica::Replica, tx::WriteNotes};
 use crate::{config::DatabaseConfig, ctx::Ctx};
 
 /// How Postgres is reached in each role.
@@ -70,24 +75,27 @@ pub struct Connections {
     pub service: Address,
     /// Owns the tables; not through a pooler.
     pub owner: Option<Address>,
+    /// As `user`, on a read replica.
+    pub replica: Option<Address>,
 }
 
 /// The database, as the rest of the server sees it.
 pub struct Store {
-    user: Pool,
+    user: Arc<Pool>,
     service: Pool,
+    replica: Option<Arc<Replica>>,
     service_connections_max: usize,
     owner: Option<Address>,
     /// For what needs a session of its own, such as LISTEN: as the owner where there is one, because the service's URL
     /// may lead to a pooler.
     direct: Address,
-    durations: QueryDurations,
+    measures: Measures,
 }
 
 /// How a pool is used right now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolGauges {
-    /// `user` or `service`.
+    /// `user`, `service` or `replica`.
     pub pool: &'static str,
     /// Connections that are open.
     pub size: usize,
@@ -97,10 +105,32 @@ pub struct PoolGauges {
     pub waiting: usize,
 }
 
-/// Times of statements, from sending to the last row, in seconds by statement.
-pub type QueryDurations = Family<QueryLabels, Histogram, fn() -> Histogram>;
+/// What is counted, and timed in seconds.
+#[derive(Debug, Clone)]
+pub struct Measures {
+    /// Statements, from sending to the last row.
+    pub queries: Family<QueryLabels, Histogram, fn() -> Histogram>,
+    /// Waits for a connection of a pool, whatever came of them but a deadline that passed.
+    pub waits: Family<PoolLabels, Histogram, fn() -> Histogram>,
+    /// Lists, by who was asked first.
+    pub reads: Family<TargetLabels, Counter>,
+}
 
-/// Labels of [`QueryDurations`].
+/// Labels of [`Measures::reads`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TargetLabels {
+    /// `primary` or `replica`.
+    pub target: &'static str,
+}
+
+/// A pool, by its name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PoolLabels {
+    /// As [`PoolGauges::pool`].
+    pub pool: &'static str,
+}
+
+/// Labels of [`Measures::queries`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct QueryLabels {
     /// The statement's file, such as `documents/list`, or `commit`.
@@ -126,6 +156,7 @@ impl Connections {
             service: parse("database.service_url (TERTULIA_DATABASE_SERVICE_URL)", &database.service_url)?
                 .ok_or_else(|| missing("database.service_url"))?,
             owner: parse("database.direct_url (TERTULIA_DATABASE_DIRECT_URL)", &database.direct_url)?,
+            replica: parse("database.replica_url (TERTULIA_DATABASE_REPLICA_URL)", &database.replica_url)?,
         })
     }
 }
@@ -140,17 +171,21 @@ impl Store {
         database: &DatabaseConfig,
         runtime: &Handle,
     ) -> Result<Self, StoreError> {
-        let durations = Family::new_with_constructor(statement_histogram as fn() -> Histogram);
+        let measures = Measures::default();
         let pool = |name, address, connections_max| {
-            Pool::new(name, address, connections_max, database, runtime.clone(), durations.clone())
+            Pool::new(name, address, connections_max, database, runtime.clone(), measures.clone())
         };
-        let user = pool("user", &connections.user, database.user_connections_max)?;
+        let user = Arc::new(pool("user", &connections.user, database.user_connections_max)?);
         let service = pool("service", &connections.service, database.service_connections_max)?;
         roles::check_user(&*user.get(None).await?).await?;
         roles::check_service(&*service.get(None).await?).await?;
         let direct = connections.owner.as_ref().unwrap_or(&connections.service).clone();
-        let service_connections_max = database.service_connections_max;
-        Ok(Self { user, service, service_connections_max, owner: connections.owner.clone(), direct, durations })
+        let replica = match &connections.replica {
+            Some(address) => Some(Replica::start(address, &direct, database, runtime, measures.clone())?),
+            None => None,
+        };
+        let (service_connections_max, owner) = (database.service_connections_max, connections.owner.clone());
+        Ok(Self { user, service, replica, service_connections_max, owner, direct, measures })
     }
 
     /// A transaction on the rows of the tenant of `ctx`. Nothing is sent before its first statement.
@@ -161,7 +196,54 @@ impl Store {
     pub async fn tenant_tx(&self, ctx: &Ctx) -> Result<TenantTx, StoreError> {
         let connection = self.user.get(Some(ctx.deadline)).await?;
         let tx = TenantTx::new(connection, ctx.tenant_id, ctx.deadline, self.user.surroundings().clone());
-        Ok(tx.under(ctx.claim.clone()))
+        Ok(tx.under(ctx.claim.clone()).noting_writes(self.write_notes(ctx)))
+    }
+
+    /// For one statement on the rows of the tenant of `ctx`, in one round trip: it is committed when it is answered. Further
+    /// statements are transactions of their own. In a request that is done once it is committed as others are.
+    ///
+    /// # Errors
+    /// As [`Store::tenant_tx`].
+    pub async fn tenant_single(&self, ctx: &Ctx) -> Result<TenantTx, StoreError> {
+        if ctx.claim.is_some() {
+            return self.tenant_tx(ctx).await;
+        }
+        let connection = self.user.get(Some(ctx.deadline)).await?;
+        let tx = TenantTx::single(connection, ctx.tenant_id, ctx.deadline, self.user.surroundings().clone());
+        Ok(tx.noting_writes(self.write_notes(ctx)))
+    }
+
+    /// For statements that read rows of the tenant of `ctx`, each in one round trip and with what is committed by then.
+    ///
+    /// # Errors
+    /// As [`Store::tenant_tx`].
+    pub async fn tenant_read(&self, ctx: &Ctx) -> Result<TenantTx, StoreError> {
+        let connection = self.user.get(Some(ctx.deadline)).await?;
+        Ok(TenantTx::read(connection, ctx.tenant_id, ctx.deadline, self.user.surroundings().clone()))
+    }
+
+    /// As [`Store::tenant_read`], for lists: from the replica if there is one that is fresh and has what the caller wrote.
+    /// Never for what rights or numbers are taken from.
+    ///
+    /// # Errors
+    /// As [`Store::tenant_tx`]; never because of the replica.
+    pub async fn tenant_list(&self, ctx: &Ctx) -> Result<TenantTx, StoreError> {
+        let count = |target| self.measures.reads.get_or_create(&TargetLabels { target }).inc();
+        if let Some(replica) = &self.replica
+            && let Some(connection) = replica.get(ctx).await
+        {
+            count("replica");
+            let surroundings = replica.pool().surroundings().clone();
+            let tx = TenantTx::read(connection, ctx.tenant_id, ctx.deadline, surroundings);
+            return Ok(tx.falling_back(self.user.clone(), replica.clone()));
+        }
+        count("primary");
+        self.tenant_read(ctx).await
+    }
+
+    fn write_notes(&self, ctx: &Ctx) -> Option<WriteNotes> {
+        let replica = self.replica.clone()?;
+        Some(WriteNotes { replica, caller: (ctx.tenant_id, ctx.actor) })
     }
 
     /// A transaction that reads one snapshot of the rows of the tenant of `ctx` and writes nothing.
@@ -202,6 +284,9 @@ impl Store {
     pub fn close(&self) {
         self.user.close();
         self.service.close();
+        if let Some(replica) = &self.replica {
+            replica.close();
+        }
     }
 
     /// Connections of the service pool, which sign-in, loads and `/readyz` share.
@@ -211,16 +296,32 @@ impl Store {
 
     /// How the pools are used right now.
     pub fn pool_gauges(&self) -> Vec<PoolGauges> {
-        vec![self.user.gauges(), self.service.gauges()]
+        let replica = self.replica.as_ref().map(|replica| replica.pool().gauges());
+        [self.user.gauges(), self.service.gauges()].into_iter().chain(replica).collect()
     }
 
-    /// Times of all statements, for the metrics to show.
-    pub fn query_durations(&self) -> QueryDurations {
-        self.durations.clone()
+    /// How the replica is doing, if there is one.
+    pub fn replica_gauges(&self) -> Option<ReplicaGauges> {
+        self.replica.as_ref().map(|replica| replica.gauges())
+    }
+
+    /// Times of all statements and waits, for the metrics to show.
+    pub fn measures(&self) -> Measures {
+        self.measures.clone()
     }
 }
 
-/// From 0.1 ms to 3.3 s, each bucket twice the one before it.
-fn statement_histogram() -> Histogram {
-    Histogram::new(exponential_buckets(1e-4, 2.0, 16))
+impl Default for Measures {
+    fn default() -> Self {
+        // Statements from 0.1 ms to 3.3 s, waits from 10 µs to 5.2 s, each bucket twice the one before it.
+        let reads = Family::<TargetLabels, Counter>::default();
+        for target in ["primary", "replica"] {
+            drop(reads.get_or_create(&TargetLabels { target }));
+        }
+        Self {
+            reads,
+            queries: Family::new_with_constructor(|| Histogram::new(exponential_buckets(1e-4, 2.0, 16))),
+            waits: Family::new_with_constructor(|| Histogram::new(exponential_buckets(1e-5, 2.0, 20))),
+        }
+    }
 }

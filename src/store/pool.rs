@@ -19,8 +19,8 @@ use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::context::TokioContext;
 
-use super::{PoolGauges, QueryDurations, QueryLabels, StoreError, address::Address};
-use crate::config::DatabaseConfig;
+use super::{Measures, PoolGauges, PoolLabels, QueryLabels, StoreError, address::Address};
+use crate::{config::DatabaseConfig, watch};
 
 /// Connections to one role.
 pub(super) struct Pool {
@@ -39,7 +39,7 @@ pub(super) struct Surroundings {
     pub(super) runtime: Handle,
     /// How a cancellation gets to Postgres.
     pub(super) tls: MakeRustlsConnect,
-    durations: QueryDurations,
+    measures: Measures,
 }
 
 /// Opens connections on the service runtime, whichever runtime asks.
@@ -56,7 +56,7 @@ impl Pool {
         connections_max: usize,
         database: &DatabaseConfig,
         runtime: Handle,
-        durations: QueryDurations,
+        measures: Measures,
     ) -> Result<Self, StoreError> {
         let connect = OnRuntime { runtime: runtime.clone(), address: address.clone() };
         let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
@@ -83,13 +83,14 @@ impl Pool {
             .build()
             .map_err(|error| StoreError::Setup(format!("the {name} pool cannot be built: {error}")))?;
         let reaper = runtime.spawn(close_idle(pool.weak(), idle, lifetime)).abort_handle();
-        let surroundings = Arc::new(Surroundings { runtime, tls: address.tls.clone(), durations });
+        let surroundings = Arc::new(Surroundings { runtime, tls: address.tls.clone(), measures });
         let acquire_timeout = database.acquire_timeout;
         Ok(Self { name, pool, acquire_timeout, reaper, place: address.to_string(), surroundings })
     }
 
     /// A connection, waited for until `deadline` at most.
     pub(super) async fn get(&self, deadline: Option<Instant>) -> Result<Object, StoreError> {
+        let asked_at = Instant::now();
         let outcome = match deadline {
             // An idle connection would be given out all the same, for an answer that nobody waits for any more.
             Some(deadline) if deadline <= Instant::now() => return Err(StoreError::Deadline),
@@ -98,6 +99,8 @@ impl Pool {
             }
             None => self.pool.get().await,
         };
+        let waits = self.surroundings.measures.waits.get_or_create(&PoolLabels { pool: self.name });
+        waits.observe(asked_at.elapsed().as_secs_f64());
         outcome.map_err(|error| match error {
             PoolError::Timeout(TimeoutType::Wait) => StoreError::Busy { pool: self.name, waited: self.acquire_timeout },
             PoolError::Timeout(_) => StoreError::ConnectTimeout,
@@ -124,9 +127,10 @@ impl Pool {
 }
 
 impl Surroundings {
-    /// Counts a statement that took so long.
+    /// Notes a statement that took so long.
     pub(super) fn observe(&self, statement: &'static str, took: Duration) {
-        self.durations.get_or_create(&QueryLabels { query_type: statement }).observe(took.as_secs_f64());
+        self.measures.queries.get_or_create(&QueryLabels { query_type: statement }).observe(took.as_secs_f64());
+        watch::note(statement, took);
     }
 }
 

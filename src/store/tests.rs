@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use time::OffsetDateTime;
+use tokio::{task::JoinSet, time::Instant};
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
@@ -33,6 +35,20 @@ const SERIES: Statement = Statement { name: "test/series", sql: "SELECT generate
 const SLEEPERS: Statement = Statement {
     name: "test/sleepers",
     sql: "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'",
+    types: &[],
+};
+
+/// What a transaction must not find: another's tenant, or a transaction that began earlier or has written.
+const LEFT_OVER: Statement = Statement {
+    name: "test/left_over",
+    sql: "SELECT current_setting('tertulia.tenant_id', true), transaction_timestamp(), \
+          pg_current_xact_id_if_assigned()::text FROM pg_sleep(0.001)",
+    types: &[],
+};
+const WRITE: Statement = Statement { name: "test/write", sql: "SELECT pg_current_xact_id()::text", types: &[] };
+const OPEN_TRANSACTIONS: Statement = Statement {
+    name: "test/open_transactions",
+    sql: "SELECT count(*) FROM pg_stat_activity WHERE usename = 'tertulia_user' AND state <> 'idle'",
     types: &[],
 };
 
@@ -184,6 +200,104 @@ async fn deadlines_and_full_pools_end_a_wait() {
     test.stop().await;
 }
 
+/// One request of the churn below: it looks for what others have left, does one of many things, and is cut in some of them.
+async fn churn(store: &Store, tenant: Uuid, rng: &mut StdRng) {
+    let kind = rng.random_range(0..10);
+    let cut_after = Duration::from_micros(rng.random_range(0..4_000));
+    let ctx = ctx(tenant);
+    let mut tx = match kind {
+        0..=4 => store.tenant_tx(&ctx).await,
+        5 => store.tenant_snapshot(&ctx).await,
+        6 => store.tenant_single(&ctx).await,
+        _ => store.tenant_read(&ctx).await,
+    }
+    .expect("a connection comes free");
+    let got_at = OffsetDateTime::now_utc();
+    // Cut anywhere from before BEGIN is sent until the answer is there.
+    if kind == 4 || kind == 9 {
+        let _ = tokio::time::timeout(cut_after, tx.query(&LEFT_OVER, &[])).await;
+        return;
+    }
+    let row = tx.query_one(&LEFT_OVER, &[]).await.expect("nobody cancels it");
+    assert_eq!(row.get::<_, Option<String>>(0), Some(tenant.to_string()));
+    assert!(row.get::<_, OffsetDateTime>(1) >= got_at, "its transaction began before it");
+    assert_eq!(row.get::<_, Option<String>>(2), None, "its transaction has written before it");
+    match kind {
+        0 => {
+            tx.query_one(&WRITE, &[]).await.expect("it runs");
+            tx.commit().await.expect("it commits");
+        }
+        // Left open.
+        1 => drop(tx.query_one(&WRITE, &[]).await.expect("it runs")),
+        // Refused, alone and in a transaction.
+        2 | 6 | 7 => {
+            let refused = tx.query(&DIVIDE, &[&0]).await;
+            assert!(matches!(refused, Err(StoreError::Statement { .. })), "{refused:?}");
+        }
+        // Cancelled under way.
+        3 | 8 => {
+            let cut = tokio::time::timeout(cut_after, tx.query(&SLEEP, &[&60.0])).await;
+            assert!(cut.is_err(), "it sleeps for longer");
+        }
+        _ => tx.commit().await.expect("it commits"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_becomes_of_a_request_the_next_on_its_connection_finds_nothing_of_it() {
+    let database = crate::config::DatabaseConfig { acquire_timeout: Duration::from_secs(60), ..settings() };
+    let test = TestStore::start_with(&database).await;
+    let tenants: Vec<Uuid> = (0..5).map(|_| Uuid::now_v7()).collect();
+    let mut callers = JoinSet::new();
+    for caller in 0..48_u64 {
+        let (store, tenants) = (test.store.clone(), tenants.clone());
+        callers.spawn(async move {
+            let mut rng = StdRng::seed_from_u64(caller);
+            for turn in 0..60 {
+                churn(&store, tenants[(caller as usize + turn) % tenants.len()], &mut rng).await;
+            }
+        });
+    }
+    while let Some(done) = callers.join_next().await {
+        done.expect("each finds what it should");
+    }
+    until("nothing of them is left in Postgres", async || {
+        let mut tx = test.store.service_tx().await.expect("a connection");
+        tx.query_one(&OPEN_TRANSACTIONS, &[]).await.expect("it runs").get::<_, i64>(0) == 0
+    })
+    .await;
+    let gauges = test.store.pool_gauges()[0];
+    assert!(gauges.size <= 4 && gauges.waiting == 0, "{gauges:?}");
+    test.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_statement_is_committed_with_its_answer_and_a_read_writes_nothing() {
+    let test = TestStore::start().await;
+    let store = &test.store;
+    let tenant = two_tenants(store).await.0;
+    let insert = Statement {
+        name: "test/insert_widget",
+        sql: "INSERT INTO widgets (tenant_id, id, name, embed_key) VALUES (tertulia_tenant_id(), $1, 'w', $2)",
+        types: &[Type::UUID, Type::TEXT],
+    };
+    let count = Statement { name: "test/count_widgets", sql: "SELECT count(*) FROM widgets", types: &[] };
+    let mut single = store.tenant_single(&ctx(tenant)).await.expect("a connection");
+    assert_eq!(single.execute(&insert, &[&Uuid::now_v7(), &"wk_0000000000001"]).await.expect("it is new"), 1);
+    // Not committed by a call: nobody has made one.
+    let mut read = store.tenant_read(&ctx(tenant)).await.expect("a connection");
+    assert_eq!(read.query_one(&count, &[]).await.expect("it runs").get::<_, i64>(0), 1);
+    // Each statement sees what was committed before it.
+    assert_eq!(single.execute(&insert, &[&Uuid::now_v7(), &"wk_0000000000002"]).await.expect("it is new"), 1);
+    assert_eq!(read.query_one(&count, &[]).await.expect("it runs").get::<_, i64>(0), 2);
+    let refused = read.execute(&insert, &[&Uuid::now_v7(), &"wk_0000000000003"]).await;
+    assert!(matches!(refused, Err(StoreError::Statement { .. })), "{refused:?}");
+    assert!(matches!(read.query(&count, &[]).await, Err(StoreError::Unusable { .. })), "it failed");
+    drop((single, read));
+    until_idle(store, 2).await;
+    test.stop().await;
+}
+
 /// A shard's runtime comes and goes; the connection that it opened stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_outlives_the_runtime_that_opened_it() {
@@ -217,13 +331,13 @@ async fn a_store_refuses_roles_for_which_row_security_does_not_hold() {
     let test = TestStore::start().await;
     let runtime = tokio::runtime::Handle::current();
     let refused = async |user, service, word: &str| {
-        let connections = Connections { user, service, owner: None };
+        let connections = Connections { user, service, owner: None, replica: None };
         match Store::connect(&connections, &settings(), &runtime).await {
             Ok(_) => panic!("it was not refused"),
             Err(error) => assert!(error.to_string().contains(word), "{error}"),
         }
     };
-    let Connections { user, service, owner } = test.connections.clone();
+    let Connections { user, service, owner, .. } = test.connections.clone();
     let owner = owner.expect("a cluster has an owner");
     let superuser = test.cluster.superuser("tertulia", Duration::from_secs(5));
     refused(superuser.clone(), service.clone(), "superuser").await;

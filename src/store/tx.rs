@@ -1,7 +1,8 @@
 //! Transactions: the only way to run a statement.
 //!
 //! A [`TenantTx`] sees the rows of one tenant, a [`ServiceTx`] those of all. Either begins with its first statement: BEGIN
-//! (with the tenant, for row security) and the statement travel together, so the first answer costs one round trip.
+//! (with the tenant, for row security) and the statement travel together, so the first answer costs one round trip. Where
+//! each statement is a transaction of its own, as for reads, COMMIT travels with it too.
 //! Statements are sent unnamed with the types of their parameters, so a pooler in transaction mode may stand in between.
 //!
 //! Invariant: a connection goes back to its pool only if nothing of this transaction is left on it. A transaction that
@@ -11,18 +12,27 @@
 use std::{ops::DerefMut, pin::pin, sync::Arc, time::Duration};
 
 use deadpool_postgres::Object;
-use futures_util::{TryStreamExt as _, future::join};
+use futures_util::{
+    TryStreamExt as _,
+    future::{join, join3},
+};
 use tokio::time::Instant;
 use tokio_postgres::{
-    Row,
+    Client, Row, SimpleQueryMessage,
     types::{ToSql, Type},
 };
 
-use super::{StoreError, idempotency_keys, pool::Surroundings};
-use crate::ctx::{Claim, TenantId};
+use super::{
+    StoreError, idempotency_keys,
+    pool::{Pool, Surroundings},
+    replica::{ANSWER_WAIT, Replica},
+};
+use crate::ctx::{Actor, Claim, TenantId};
 
 /// Longest that a cancellation or a rollback in the background may take before the connection is closed regardless.
 const CLEAN_UP_WAIT: Duration = Duration::from_secs(5);
+/// Commits, and tells how far the log has come then.
+const COMMIT_AND_TELL: &str = "COMMIT; SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint";
 
 /// One SQL statement as it stands in its file.
 ///
@@ -59,12 +69,29 @@ pub struct Tx {
     begin: Begin,
     deadline: Option<Instant>,
     surroundings: Arc<Surroundings>,
+    /// Where commits are noted, if there is a replica.
+    notes: Option<WriteNotes>,
+    /// What is asked if the replica fails, where it is asked.
+    fallback: Option<Fallback>,
+}
+
+/// Whose commits a replica has to have before they read from it.
+pub(super) struct WriteNotes {
+    pub(super) replica: Arc<Replica>,
+    pub(super) caller: (TenantId, Actor),
+}
+
+struct Fallback {
+    primary: Arc<Pool>,
+    replica: Arc<Replica>,
 }
 
 /// What has to be sent before the first statement.
 #[derive(Debug, Clone, Copy)]
 enum Begin {
     Tenant(TenantId),
+    TenantSingle(TenantId),
+    TenantRead(TenantId),
     TenantSnapshot(TenantId),
     Service,
     Snapshot,
@@ -87,11 +114,21 @@ enum State {
 }
 
 impl Begin {
+    /// Whether each statement is a transaction of its own.
+    fn is_single(self) -> bool {
+        matches!(self, Self::TenantSingle(_) | Self::TenantRead(_))
+    }
+
     fn sql(self) -> String {
         match self {
             // A UUID prints as hexadecimal digits and hyphens only, so it needs no quoting. In a simple query, SET LOCAL's
             // function form takes effect inside the transaction that the BEGIN before it has opened.
-            Self::Tenant(tenant_id) => format!("BEGIN; SELECT set_config('tertulia.tenant_id', '{tenant_id}', true)"),
+            Self::Tenant(tenant_id) | Self::TenantSingle(tenant_id) => {
+                format!("BEGIN; SELECT set_config('tertulia.tenant_id', '{tenant_id}', true)")
+            }
+            Self::TenantRead(tenant_id) => {
+                format!("BEGIN READ ONLY; SELECT set_config('tertulia.tenant_id', '{tenant_id}', true)")
+            }
             Self::TenantSnapshot(tenant_id) => format!(
                 "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
                  SELECT set_config('tertulia.tenant_id', '{tenant_id}', true)"
@@ -118,6 +155,26 @@ impl TenantTx {
         Self { claim, ..self }
     }
 
+    /// One whose statements are each a transaction of their own, committed once they are answered.
+    pub(super) fn single(
+        connection: Object,
+        tenant_id: TenantId,
+        deadline: Instant,
+        surroundings: Arc<Surroundings>,
+    ) -> Self {
+        Self { tx: Tx::new(connection, Begin::TenantSingle(tenant_id), Some(deadline), surroundings), claim: None }
+    }
+
+    /// The same for statements that only read.
+    pub(super) fn read(
+        connection: Object,
+        tenant_id: TenantId,
+        deadline: Instant,
+        surroundings: Arc<Surroundings>,
+    ) -> Self {
+        Self { tx: Tx::new(connection, Begin::TenantRead(tenant_id), Some(deadline), surroundings), claim: None }
+    }
+
     /// One that reads a single snapshot of the tenant's rows and writes nothing.
     pub(super) fn snapshot(
         connection: Object,
@@ -126,6 +183,18 @@ impl TenantTx {
         surroundings: Arc<Surroundings>,
     ) -> Self {
         Self { tx: Tx::new(connection, Begin::TenantSnapshot(tenant_id), Some(deadline), surroundings), claim: None }
+    }
+
+    /// With its commits noted.
+    pub(super) fn noting_writes(mut self, notes: Option<WriteNotes>) -> Self {
+        self.tx.notes = notes;
+        self
+    }
+
+    /// With `primary` to be asked where `replica`, on whose connection it is, fails.
+    pub(super) fn falling_back(mut self, primary: Arc<Pool>, replica: Arc<Replica>) -> Self {
+        self.tx.fallback = Some(Fallback { primary, replica });
+        self
     }
 
     /// Makes what was written permanent. A transaction without a statement is no work at all.
@@ -191,7 +260,15 @@ impl DerefMut for ServiceTx {
 
 impl Tx {
     fn new(connection: Object, begin: Begin, deadline: Option<Instant>, surroundings: Arc<Surroundings>) -> Self {
-        Self { connection: Some(connection), state: State::Clean, begin, deadline, surroundings }
+        Self {
+            connection: Some(connection),
+            state: State::Clean,
+            begin,
+            deadline,
+            surroundings,
+            notes: None,
+            fallback: None,
+        }
     }
 
     /// All rows of `statement`.
@@ -248,8 +325,25 @@ impl Tx {
         Ok(self.run(statement, params).await?.1)
     }
 
-    /// The rows of `statement` and how many rows it touched. Sends BEGIN ahead of it where that is due.
+    /// The rows of `statement` and how many rows it touched, from the primary where the replica does not give them.
     async fn run(&mut self, statement: &Statement, params: Params<'_>) -> Result<(Vec<Row>, u64), StoreError> {
+        let outcome = self.run_here(statement, params).await;
+        let Err(error) = &outcome else { return outcome };
+        let Some(Fallback { primary, replica }) = self.fallback.take() else { return outcome };
+        // Each statement is alone and only reads, so it may be run again; a replica may refuse what the primary does not,
+        // such as what it would have to keep for too long, or what it has not been told of yet.
+        if self.state == State::Broken {
+            replica.skip(error);
+        }
+        self.release();
+        self.connection = Some(primary.get(self.deadline).await?);
+        self.surroundings = primary.surroundings().clone();
+        self.state = State::Clean;
+        self.run_here(statement, params).await
+    }
+
+    /// The same on the connection at hand. Sends BEGIN ahead of the statement where that is due.
+    async fn run_here(&mut self, statement: &Statement, params: Params<'_>) -> Result<(Vec<Row>, u64), StoreError> {
         let name = statement.name;
         if params.len() != statement.types.len() {
             return Err(StoreError::ParameterCount { statement: name });
@@ -271,21 +365,37 @@ impl Tx {
             }
             Ok((rows, answer.rows_affected().unwrap_or(0)))
         };
+        let mut position = None;
         let answered = async {
             if is_first {
                 let sql = self.begin.sql();
-                // `join` polls BEGIN first, and the first poll sends it, so the order on the wire is certain.
-                let (begun, rows) = join(connection.batch_execute(&sql), query).await;
-                begun.and(rows)
+                // They are polled in this order, and the first poll sends each, so the order on the wire is certain.
+                let begin = connection.batch_execute(&sql);
+                if self.begin.is_single() {
+                    let commit = commit_on(connection, self.notes.is_some());
+                    let (begun, rows, committed) = join3(begin, query, commit).await;
+                    begun.and(rows).and_then(|rows| {
+                        position = committed?;
+                        Ok(rows)
+                    })
+                } else {
+                    let (begun, rows) = join(begin, query).await;
+                    begun.and(rows)
+                }
             } else {
                 query.await
             }
         };
-        let outcome = within(self.deadline, answered).await?;
+        let deadline = match self.fallback {
+            Some(_) => Some(self.deadline.map_or(sent_at + ANSWER_WAIT, |at| at.min(sent_at + ANSWER_WAIT))),
+            None => self.deadline,
+        };
+        let outcome = within(deadline, answered).await?;
         self.surroundings.observe(name, sent_at.elapsed());
         match outcome {
             Ok(answer) => {
-                self.state = State::Open;
+                self.state = if self.begin.is_single() { State::Clean } else { State::Open };
+                self.note(position);
                 Ok(answer)
             }
             Err(source) => Err(self.failed(name, source)),
@@ -307,20 +417,27 @@ impl Tx {
         let Some(connection) = &self.connection else { return Err(StoreError::Unusable { statement: "commit" }) };
         self.state = State::Committing;
         let sent_at = Instant::now();
-        let outcome = within(self.deadline, connection.batch_execute("COMMIT")).await?;
+        let outcome = within(self.deadline, commit_on(connection, self.notes.is_some())).await?;
         self.surroundings.observe("commit", sent_at.elapsed());
         match outcome {
-            Ok(()) => {
+            Ok(position) => {
                 self.state = State::Clean;
+                self.note(position);
                 Ok(())
             }
             Err(source) => Err(self.failed("commit", source)),
         }
     }
-}
 
-impl Drop for Tx {
-    fn drop(&mut self) {
+    /// Notes what was committed, if the log's position then is known.
+    fn note(&self, position: Option<u64>) {
+        if let (Some(notes), Some(position)) = (&self.notes, position) {
+            notes.replica.note_write(notes.caller, position);
+        }
+    }
+
+    /// Gives its connection back or closes it.
+    fn release(&mut self) {
         let Some(connection) = self.connection.take() else { return };
         match self.state {
             State::Clean => {}
@@ -346,6 +463,24 @@ impl Drop for Tx {
             }
         }
     }
+}
+
+impl Drop for Tx {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// Commits; with the log's position then, if that is asked for.
+async fn commit_on(connection: &Client, tells_position: bool) -> Result<Option<u64>, tokio_postgres::Error> {
+    if !tells_position {
+        return connection.batch_execute("COMMIT").await.map(|()| None);
+    }
+    let messages = connection.simple_query(COMMIT_AND_TELL).await?;
+    Ok(messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+        _ => None,
+    }))
 }
 
 /// A connection that is closed rather than given back to its pool, unless it is proven clean: also where the runtime

@@ -238,6 +238,7 @@ async fn an_https_service_is_known_by_the_systems_authorities() {
             ("TERTULIA_ENCODER_URL", format!("https://localhost:{}/v1", service.address.port())),
             ("DATABASE_URL", app.database.user_url()),
             ("TERTULIA_DATABASE_SERVICE_URL", app.database.service_url()),
+            ("TERTULIA_DATABASE_DIRECT_URL", app.database.owner_url()),
             // What stands for the system's store.
             ("SSL_CERT_FILE", file.display().to_string()),
         ]);

@@ -308,6 +308,7 @@ async fn a_server_that_is_killed_goes_on_where_it_was() {
     settings.extend([
         ("DATABASE_URL", app.database.user_url()),
         ("TERTULIA_DATABASE_SERVICE_URL", app.database.service_url()),
+        ("TERTULIA_DATABASE_DIRECT_URL", app.database.owner_url()),
         ("TERTULIA_ENCODER_BATCH_TEXTS_MAX", "64".into()),
         ("TERTULIA_ENCODER_REQUESTS_MAX", "1".into()),
     ]);

@@ -270,7 +270,7 @@ async fn the_application_role_sees_and_writes_only_its_tenant() {
     assert_eq!(acme.client.delete(&format!("/v1/knowledge-bases/{id}/documents/gone")).await.status, 200);
     let others = include_str!("../../src/store/sql/test/one_of_each.sql").replace("$TENANT", &acme.id.to_string());
     connect(&app.database.owner_url()).await.batch_execute(&others).await.unwrap();
-    let sql = connect(&app.database.user_url()).await;
+    let sql = connect(&app.database.direct_user_url()).await;
     let as_tenant =
         |tenant: &crate::harness::Tenant| format!("SELECT set_config('tertulia.tenant_id', '{}', true)", tenant.id);
     let tables = "SELECT c.relname::text FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
@@ -349,7 +349,7 @@ async fn a_service_role_outside_its_group_is_told_so() {
     let config = tertulia::config::Config::load(
         |name| match name {
             "DATABASE_URL" => Some(app.database.user_url()),
-            "TERTULIA_DATABASE_SERVICE_URL" => Some(app.database.service_url().replace("tertulia_svc", &role)),
+            "TERTULIA_DATABASE_SERVICE_URL" => Some(app.database.direct_user_url().replace("tertulia_user", &role)),
             _ => None,
         },
         None,

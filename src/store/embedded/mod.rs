@@ -285,6 +285,7 @@ impl EmbeddedCluster {
             user: address("tertulia_user"),
             service: address("tertulia_svc"),
             owner: Some(address("tertulia_owner")),
+            replica: None,
         }
     }
 

@@ -118,6 +118,7 @@ impl TestDatabase {
             user: address(embedded, &name, "tertulia_user"),
             service: address(embedded, &name, "tertulia_svc"),
             owner: Some(address(embedded, &name, "tertulia_owner")),
+            replica: None,
         };
         let store = Store::connect(&connections, &settings(), &Handle::current()).await.unwrap();
         Self { store, name, cluster }

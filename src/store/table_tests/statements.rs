@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use super::{TestDatabase, value};
 
 /// Folders of statements that run in the pools' transactions.
-const FOLDERS: [&str; 18] = [
+const FOLDERS: [&str; 19] = [
     "tenants",
     "api_keys",
     "users",
@@ -24,6 +24,7 @@ const FOLDERS: [&str; 18] = [
     "chunks",
     "changes",
     "search",
+    "replica",
 ];
 
 fn statements() -> Vec<(String, String)> {

@@ -90,13 +90,17 @@ impl Client {
         }
     }
 
-    /// Sends a request.
+    /// Sends a request. One that runs a statement again and again fails its test, whatever that is about.
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Reply {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         #[expect(clippy::disallowed_methods, reason = "a test's own connection, gone with its runtime")]
         tokio::spawn(connection);
+        let place = format!("{} {}", request.method(), request.uri());
         let reply = sender.send_request(request).await.unwrap();
+        if let Some(statements) = reply.headers().get("x-repeated-statements") {
+            panic!("{place} runs statements again and again: {statements:?}");
+        }
         let (head, body) = reply.into_parts();
         Reply { status: head.status.as_u16(), headers: head.headers, body: body.collect().await.unwrap().to_bytes() }
     }

@@ -10,9 +10,11 @@
 pub mod binary;
 mod client;
 mod embeddings;
+mod pgbouncer;
 mod postgres;
 mod proxy;
 pub mod redis;
+pub mod replica;
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
@@ -80,6 +82,7 @@ impl TestApp {
             ("TERTULIA_DATABASE_SERVICE_CONNECTIONS_MAX", "4".into()),
             ("TERTULIA_SERVER_LISTEN", "127.0.0.1:0".into()),
             ("TERTULIA_SERVER_SHARDS", "2".into()),
+            ("TERTULIA_LOG_QUERIES", "true".into()),
             ("TERTULIA_RETRIEVAL_WEIGHTS_DIR", weights_dir().display().to_string()),
         ]);
         all.extend(HIGH_LIMITS.map(|name| (name, "1000000".to_owned())));

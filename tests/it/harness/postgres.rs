@@ -2,7 +2,7 @@
 
 use std::{
     os::unix::process::CommandExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
         OnceLock,
@@ -15,7 +15,7 @@ use tertulia::{
     store::{self, embedded::EmbeddedCluster},
 };
 
-use super::{binary::data_dir, connect};
+use super::{binary::data_dir, connect, pgbouncer};
 
 /// Logs in to make databases.
 const SUPERUSER: &str = "postgres";
@@ -26,6 +26,8 @@ const TEMPLATE: &str = "tertulia";
 struct Cluster {
     socket_dir: PathBuf,
     port: u16,
+    /// Folder of the socket, and port, of the pooler that the pools go through, if they do.
+    pooler: Option<(PathBuf, u16)>,
     databases: AtomicUsize,
     // CREATE DATABASE needs its template to itself.
     create: tokio::sync::Mutex<()>,
@@ -40,6 +42,7 @@ pub struct Database {
     name: String,
     socket_dir: String,
     port: u16,
+    pooler: Option<(PathBuf, u16)>,
 }
 
 impl Database {
@@ -48,12 +51,17 @@ impl Database {
         let cluster = tokio::task::spawn_blocking(|| CLUSTER.get_or_init(start)).await.unwrap();
         let name = format!("test_{}", cluster.databases.fetch_add(1, Ordering::SeqCst));
         let socket_dir = cluster.socket_dir.display().to_string();
-        let database = Self { name, socket_dir, port: cluster.port };
+        let database = Self { name, socket_dir, port: cluster.port, pooler: cluster.pooler.clone() };
         let _one_at_a_time = cluster.create.lock().await;
         let sql = connect(&Self { name: "postgres".into(), ..database.clone() }.url(SUPERUSER)).await;
         let create = format!("CREATE DATABASE {} TEMPLATE {TEMPLATE} OWNER {}", database.name, database.owner());
         sql.batch_execute(&create).await.unwrap();
         database
+    }
+
+    /// The database of another cluster, which somebody else runs.
+    pub fn at(socket_dir: &Path, port: u16) -> Self {
+        Self { name: TEMPLATE.into(), socket_dir: socket_dir.display().to_string(), port, pooler: None }
     }
 
     /// Its name.
@@ -91,14 +99,19 @@ impl Database {
         self.url(self.owner())
     }
 
-    /// As the application.
+    /// As the application, through the pooler if there is one.
     pub fn user_url(&self) -> String {
-        self.url(self.user())
+        self.pooled_url(self.user())
     }
 
-    /// As the service.
+    /// As the service, through the pooler if there is one.
     pub fn service_url(&self) -> String {
-        self.url(self.service())
+        self.pooled_url(self.service())
+    }
+
+    /// As the application, past a pooler.
+    pub fn direct_user_url(&self) -> String {
+        self.url(self.user())
     }
 
     /// As the superuser, whom neither row security nor triggers need hold.
@@ -106,9 +119,19 @@ impl Database {
         self.url(SUPERUSER)
     }
 
+    fn pooled_url(&self, user: &str) -> String {
+        match &self.pooler {
+            Some((folder, port)) => self.url_at(user, &folder.display().to_string(), *port),
+            None => self.url(user),
+        }
+    }
+
     fn url(&self, user: &str) -> String {
-        let host = self.socket_dir.replace('/', "%2F");
-        format!("postgres://{user}@{host}:{}/{}", self.port, self.name)
+        self.url_at(user, &self.socket_dir, self.port)
+    }
+
+    fn url_at(&self, user: &str, folder: &str, port: u16) -> String {
+        format!("postgres://{user}@{}:{port}/{}", folder.replace('/', "%2F"), self.name)
     }
 }
 
@@ -116,7 +139,7 @@ impl Database {
 fn start() -> Cluster {
     let dir = data_dir().keep();
     let (send, receive) = std::sync::mpsc::channel();
-    let janitor = janitor(&dir);
+    let (janitor, folder) = (janitor(&dir), dir.clone());
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -129,13 +152,14 @@ fn start() -> Cluster {
         });
     });
     let (socket_dir, port) = receive.recv().expect("the tests' postgres did not start");
-    Cluster { socket_dir, port, databases: AtomicUsize::new(0), create: Default::default(), _janitor: janitor }
+    let pooler = pgbouncer::start(&folder, &socket_dir, port);
+    Cluster { socket_dir, port, pooler, databases: AtomicUsize::new(0), create: Default::default(), _janitor: janitor }
 }
 
-/// Stops Postgres and removes its folder once this process is gone, however it ended: then the pipe closes.
-fn janitor(dir: &std::path::Path) -> Child {
-    let script =
-        "read -r _; kill -QUIT \"$(head -n 1 \"$1/postgres/postmaster.pid\")\" 2>/dev/null; sleep 0.5; rm -rf \"$1\"";
+/// Stops Postgres and the pooler and removes its folder once this process is gone, however it ended: then the pipe closes.
+fn janitor(dir: &Path) -> Child {
+    let script = "read -r _; kill -TERM \"$(cat \"$1/pgbouncer/pgbouncer.pid\" 2>/dev/null)\" 2>/dev/null; \
+        kill -QUIT \"$(head -n 1 \"$1/postgres/postmaster.pid\")\" 2>/dev/null; sleep 0.5; rm -rf \"$1\"";
     // In a group of its own: Ctrl-C at the terminal goes to the tests' whole group.
     Command::new("sh").args(["-c", script, "sh"]).arg(dir).stdin(Stdio::piped()).process_group(0).spawn().unwrap()
 }
