@@ -96,9 +96,17 @@ where
     where
         R: Future<Output = Result<Option<V>, StoreError>>,
     {
-        if let Some(fresh) = self.fresh.get(key).await {
-            return Ok(fresh.known);
+        match self.fresh.get(key).await {
+            Some(fresh) => Ok(fresh.known),
+            // In a box: it is large, and every request would carry it along for the few that need it.
+            None => Box::pin(self.look_up(key, read)).await,
         }
+    }
+
+    async fn look_up<R>(&self, key: &K, read: impl Fn() -> R) -> Result<Option<V>, Arc<StoreError>>
+    where
+        R: Future<Output = Result<Option<V>, StoreError>>,
+    {
         loop {
             let Fresh { known, changes } = self.fresh.try_get_with_by_ref(key, self.read(key, &read)).await?;
             // Those who only waited for it compare with when it was read, too.

@@ -285,9 +285,10 @@ pub async fn dispatch(app: &Arc<App>, request: hyper::Request<Incoming>, conn: &
     let mut told = Told::default();
     let page = path.and_then(|path| cors::page(path, &head));
     let pattern = path.map_or(UNMATCHED, |path| path.pattern);
-    let answering = answer(app, path, head, body, choice, conn, &request_id, &mut told);
+    // In a box, as hyper keeps room for this future in every connection, idle or not.
+    let answering = Box::pin(answer(app, path, head, body, choice, conn, &request_id, &mut told));
     let (outcome, repeated) = match app.config.log.queries {
-        true => Box::pin(watch::watched(&request_id, pattern, answering)).await,
+        true => watch::watched(&request_id, pattern, answering).await,
         false => (answering.await, None),
     };
     let closes = matches!(outcome, Err(Error::RequestTimeout)) && version < Version::HTTP_2;

@@ -37,6 +37,8 @@ impl Chat {
             Posting::SessionEnded => return Err(Error::Conflict { detail: "The session has ended.".into() }),
             Posting::SessionGone => return Err(Error::NotFound { what: "session" }),
         };
+        // Done already, but in a request that is done once.
+        tx.commit().await?;
         Ok(posted)
     }
 

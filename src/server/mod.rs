@@ -45,6 +45,9 @@ use crate::config::ServerConfig;
 /// Sockets that may wait for one shard to take them; past it the next shard gets them, and if all are full the client
 /// 503.
 const INBOX_SOCKETS_MAX: usize = 1_024;
+/// What a shard may use of its stack: calls nest deeply, and an unoptimised build takes several times as much. Only what is used takes
+/// memory.
+const STACK_BYTES: usize = 8 << 20;
 
 /// What a request's handler may know of the connection it came on.
 #[derive(Debug, Clone)]
@@ -239,7 +242,7 @@ fn spawn<T: Default + Send + 'static>(
             T::default()
         }
     };
-    let thread = thread::Builder::new().name(name.to_owned()).spawn(on_thread);
+    let thread = thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(on_thread);
     let thread = thread.context("the operating system gives no thread for a shard; server.shards sets how many")?;
     outcome.recv()?.context("the operating system gives no event queue for a shard; server.shards sets how many")?;
     Ok(thread)

@@ -200,7 +200,7 @@ impl Store {
     }
 
     /// For one statement on the rows of the tenant of `ctx`, in one round trip: it is committed when it is answered. Further
-    /// statements are transactions of their own. In a request that is done once it is committed as others are.
+    /// statements are transactions of their own. In a request that is done once it is one transaction, so the caller commits.
     ///
     /// # Errors
     /// As [`Store::tenant_tx`].

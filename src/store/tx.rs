@@ -339,7 +339,7 @@ impl Tx {
         self.connection = Some(primary.get(self.deadline).await?);
         self.surroundings = primary.surroundings().clone();
         self.state = State::Clean;
-        self.run_here(statement, params).await
+        Box::pin(self.run_here(statement, params)).await
     }
 
     /// The same on the connection at hand. Sends BEGIN ahead of the statement where that is due.
