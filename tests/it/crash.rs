@@ -118,7 +118,12 @@ async fn write_until(
 async fn chunks_in_table(client: &Client, base: &str) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     for document in 0..DOCUMENTS {
-        let reply = client.get(&format!("{base}/documents/{document}/chunks")).await;
+        // A connection that broke with Postgres may be told of once more: 503, and the client asks again.
+        let reply = until("the chunks are told", async || {
+            let reply = client.get(&format!("{base}/documents/{document}/chunks")).await;
+            (reply.status != 503).then_some(reply)
+        })
+        .await;
         if reply.status == 200 {
             let reply = reply.json();
             let chunks = reply["items"].as_array().unwrap().iter();
