@@ -9,7 +9,7 @@ use tokio_postgres::{Row, types::Type};
 
 use super::{
     Store, StoreError,
-    page::{BEFORE_ALL, Key, Page, PageRequest},
+    page::{Key, Page, PageRequest},
     row::Reader,
     tx::{Statement, TenantTx},
 };
@@ -154,15 +154,7 @@ pub async fn lock(tx: &mut TenantTx, id: ApiKeyId) -> Result<Option<ApiKeyRow>, 
 /// # Errors
 /// [`StoreError::ForeignCursor`] for a cursor of another list.
 pub async fn list(tx: &mut TenantTx, page: &PageRequest) -> Result<Page<ApiKeyRow>, StoreError> {
-    let after = page.start.key(|key| match key {
-        Key::ApiAccess(created_at, id) => Some((*created_at, *id)),
-        _ => None,
-    })?;
-    let (created_at, id) = after.unwrap_or(BEFORE_ALL);
-    let rows = tx.query(&LIST, &[&created_at, &id, &page.start.offset(), &page.rows()]).await?;
-    let items = rows.iter().map(|row| read(&LIST, row)).collect::<Result<_, _>>()?;
-    let total = page.total(tx, &COUNT, &[]).await?;
-    Ok(Page::of(page, items, total, |row| Key::ApiAccess(row.created_at, row.id.0)))
+    page.newest(tx, [&LIST, &COUNT], Key::ApiAccess, read, |row| (row.created_at, row.id.0)).await
 }
 
 /// Has a key cease to hold at that time, or earlier if it would anyhow.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     Store, StoreError,
-    page::{BEFORE_ALL, Key, Page, PageRequest},
+    page::{Key, Page, PageRequest},
     row::Reader,
     tx::{Statement, TenantTx},
 };
@@ -101,15 +101,7 @@ pub async fn find(tx: &mut TenantTx, id: KnowledgeBaseId) -> Result<Option<Knowl
 /// # Errors
 /// [`StoreError::ForeignCursor`] for a cursor of another list.
 pub async fn list(tx: &mut TenantTx, page: &PageRequest) -> Result<Page<KnowledgeBaseRow>, StoreError> {
-    let after = page.start.key(|key| match key {
-        Key::KnowledgeBase(created_at, id) => Some((*created_at, *id)),
-        _ => None,
-    })?;
-    let (created_at, id) = after.unwrap_or(BEFORE_ALL);
-    let rows = tx.query(&LIST, &[&created_at, &id, &page.start.offset(), &page.rows()]).await?;
-    let items = rows.iter().map(|row| read(&LIST, row)).collect::<Result<_, _>>()?;
-    let total = page.total(tx, &COUNT, &[]).await?;
-    Ok(Page::of(page, items, total, |row| Key::KnowledgeBase(row.created_at, row.id.0)))
+    page.newest(tx, [&LIST, &COUNT], Key::KnowledgeBase, read, |row| (row.created_at, row.id.0)).await
 }
 
 /// Deletes a knowledge base with everything in it; false if the tenant has none of that id.

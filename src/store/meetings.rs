@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     StoreError,
-    page::{BEFORE_ALL, Key, Page, PageRequest},
+    page::{Key, Page, PageRequest},
     row::{Reader, object_text},
     tx::{Statement, TenantTx},
 };
@@ -178,15 +178,7 @@ pub async fn lock(tx: &mut TenantTx, id: MeetingId) -> Result<Option<MeetingRow>
 /// # Errors
 /// [`StoreError::ForeignCursor`] for a cursor of another list.
 pub async fn list(tx: &mut TenantTx, page: &PageRequest) -> Result<Page<MeetingRow>, StoreError> {
-    let after = page.start.key(|key| match key {
-        Key::Meeting(starts_at, id) => Some((*starts_at, *id)),
-        _ => None,
-    })?;
-    let (starts_at, id) = after.unwrap_or(BEFORE_ALL);
-    let rows = tx.query(&LIST, &[&starts_at, &id, &page.start.offset(), &page.rows()]).await?;
-    let items = rows.iter().map(|row| read(&LIST, row)).collect::<Result<_, _>>()?;
-    let total = page.total(tx, &COUNT, &[]).await?;
-    Ok(Page::of(page, items, total, |row| Key::Meeting(row.starts_at, row.id.0)))
+    page.newest(tx, [&LIST, &COUNT], Key::Meeting, read, |row| (row.starts_at, row.id.0)).await
 }
 
 /// Gives a meeting another title, times and metadata; none if the tenant has none of that id.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{
     StoreError,
     audit_log::Author,
-    page::{BEFORE_ALL, Key, Page, PageRequest, Start},
+    page::{Key, Page, PageRequest, Start},
     row::{Reader, object_text},
     tx::{Statement, TenantTx},
 };
@@ -258,11 +258,7 @@ pub async fn list(
 /// # Errors
 /// [`StoreError::ForeignCursor`] for a cursor of another list.
 pub async fn search(tx: &mut TenantTx, question: &str, page: &PageRequest) -> Result<Page<MessageRow>, StoreError> {
-    let after = page.start.key(|key| match key {
-        Key::FoundMessage(timestamp, id) => Some((*timestamp, *id)),
-        _ => None,
-    })?;
-    let (timestamp, id) = after.unwrap_or(BEFORE_ALL);
+    let (timestamp, id) = page.start.newest(Key::FoundMessage)?;
     let rows = tx.query(&SEARCH, &[&question, &timestamp, &id, &page.rows()]).await?;
     let items = rows.iter().map(|row| read(&SEARCH, row)).collect::<Result<_, _>>()?;
     Ok(Page::of(page, items, None, |row| Key::FoundMessage(row.timestamp, row.id.0)))

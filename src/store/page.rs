@@ -6,7 +6,7 @@
 
 use sha2::{Digest as _, Sha256};
 use time::{OffsetDateTime, PrimitiveDateTime};
-use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
 
 use super::{
@@ -71,8 +71,28 @@ pub(super) enum Key {
     ApiAccess(OffsetDateTime, Uuid),
 }
 
+impl Key {
+    /// The time and id of a row of a list that is newest first.
+    fn newest(&self) -> Option<(OffsetDateTime, Uuid)> {
+        match self {
+            Self::KnowledgeBase(at, id)
+            | Self::Widget(at, id)
+            | Self::Meeting(at, id)
+            | Self::Session(at, id)
+            | Self::FoundMessage(at, id)
+            | Self::User(at, id)
+            | Self::ApiAccess(at, id) => Some((*at, *id)),
+            Self::Document(_)
+            | Self::Chunk(_)
+            | Self::Participant(_)
+            | Self::MessageBefore(_)
+            | Self::MessageAfter(_) => None,
+        }
+    }
+}
+
 /// Sorts before every row of a list that is newest first.
-pub(super) const BEFORE_ALL: (OffsetDateTime, Uuid) = (PrimitiveDateTime::MAX.assume_utc(), Uuid::max());
+const BEFORE_ALL: (OffsetDateTime, Uuid) = (PrimitiveDateTime::MAX.assume_utc(), Uuid::max());
 
 /// A part of a list.
 #[derive(Debug)]
@@ -111,7 +131,38 @@ impl Start {
     }
 }
 
+impl Start {
+    /// The time and id of the row behind which a page of a list begins that is newest first and has keys of that `kind`.
+    ///
+    /// # Errors
+    /// [`StoreError::ForeignCursor`] if the cursor is another list's.
+    pub(super) fn newest(&self, kind: fn(OffsetDateTime, Uuid) -> Key) -> Result<(OffsetDateTime, Uuid), StoreError> {
+        let behind = self.key(|key| key.newest().filter(|(at, id)| kind(*at, *id) == *key))?;
+        Ok(behind.unwrap_or(BEFORE_ALL))
+    }
+}
+
 impl PageRequest {
+    /// A page of what `list` gives of all that the tenant has, newest first, and `count` counts. `place` is the time and id of
+    /// a row by which the list is ordered.
+    pub(super) async fn newest<T>(
+        &self,
+        tx: &mut TenantTx,
+        [list, count]: [&'static Statement; 2],
+        kind: fn(OffsetDateTime, Uuid) -> Key,
+        read: impl Fn(&'static Statement, &Row) -> Result<T, StoreError>,
+        place: impl Fn(&T) -> (OffsetDateTime, Uuid),
+    ) -> Result<Page<T>, StoreError> {
+        let (at, id) = self.start.newest(kind)?;
+        let rows = tx.query(list, &[&at, &id, &self.start.offset(), &self.rows()]).await?;
+        let items = rows.iter().map(|row| read(list, row)).collect::<Result<_, _>>()?;
+        let total = self.total(tx, count, &[]).await?;
+        Ok(Page::of(self, items, total, |item| {
+            let (at, id) = place(item);
+            kind(at, id)
+        }))
+    }
+
     /// Rows to read: one more than wanted, which tells whether another page follows.
     pub(super) fn rows(&self) -> i64 {
         i64::try_from(self.limit).unwrap_or(i64::MAX).saturating_add(1)

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{
     StoreError,
     audit_log::Author,
-    page::{BEFORE_ALL, Key, Page, PageRequest},
+    page::{Key, Page, PageRequest},
     row::{Reader, object_text},
     tx::{Statement, TenantTx},
 };
@@ -161,11 +161,7 @@ pub async fn list(
     filter: &SessionFilter,
     page: &PageRequest,
 ) -> Result<Page<SessionRow>, StoreError> {
-    let after = page.start.key(|key| match key {
-        Key::Session(created_at, id) => Some((*created_at, *id)),
-        _ => None,
-    })?;
-    let (created_at, id) = after.unwrap_or(BEFORE_ALL);
+    let (created_at, id) = page.start.newest(Key::Session)?;
     let widget_id = filter.widget_id.map(|id| id.0);
     let meeting_id = filter.meeting_id.map(|id| id.0);
     let SessionFilter { visitor_id, active, created_after, created_before, .. } = filter;

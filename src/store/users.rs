@@ -6,7 +6,7 @@ use tokio_postgres::{Row, types::Type};
 
 use super::{
     Store, StoreError,
-    page::{BEFORE_ALL, Key, Page, PageRequest},
+    page::{Key, Page, PageRequest},
     row::Reader,
     tx::{ServiceTx, Statement, TenantTx},
 };
@@ -152,15 +152,7 @@ pub async fn has_other_owner(tx: &mut TenantTx, id: UserId) -> Result<bool, Stor
 /// # Errors
 /// [`StoreError::ForeignCursor`] for a cursor of another list.
 pub async fn list(tx: &mut TenantTx, page: &PageRequest) -> Result<Page<UserRow>, StoreError> {
-    let after = page.start.key(|key| match key {
-        Key::User(created_at, id) => Some((*created_at, *id)),
-        _ => None,
-    })?;
-    let (created_at, id) = after.unwrap_or(BEFORE_ALL);
-    let rows = tx.query(&LIST, &[&created_at, &id, &page.start.offset(), &page.rows()]).await?;
-    let items = rows.iter().map(|row| read(&LIST, row)).collect::<Result<_, _>>()?;
-    let total = page.total(tx, &COUNT, &[]).await?;
-    Ok(Page::of(page, items, total, |row| Key::User(row.created_at, row.id.0)))
+    page.newest(tx, [&LIST, &COUNT], Key::User, read, |row| (row.created_at, row.id.0)).await
 }
 
 /// Gives a person another name and role; none if the tenant has none of that id.

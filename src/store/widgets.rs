@@ -8,7 +8,7 @@ use tokio_postgres::{Row, types::Type};
 
 use super::{
     Store, StoreError,
-    page::{BEFORE_ALL, Key, Page, PageRequest},
+    page::{Key, Page, PageRequest},
     row::{Reader, object_text},
     tx::{Statement, TenantTx},
 };
@@ -170,15 +170,7 @@ pub async fn lock(tx: &mut TenantTx, id: WidgetId) -> Result<Option<WidgetRow>, 
 /// # Errors
 /// [`StoreError::ForeignCursor`] for a cursor of another list.
 pub async fn list(tx: &mut TenantTx, page: &PageRequest) -> Result<Page<WidgetRow>, StoreError> {
-    let after = page.start.key(|key| match key {
-        Key::Widget(created_at, id) => Some((*created_at, *id)),
-        _ => None,
-    })?;
-    let (created_at, id) = after.unwrap_or(BEFORE_ALL);
-    let rows = tx.query(&LIST, &[&created_at, &id, &page.start.offset(), &page.rows()]).await?;
-    let items = rows.iter().map(|row| read(&LIST, row)).collect::<Result<_, _>>()?;
-    let total = page.total(tx, &COUNT, &[]).await?;
-    Ok(Page::of(page, items, total, |row| Key::Widget(row.created_at, row.id.0)))
+    page.newest(tx, [&LIST, &COUNT], Key::Widget, read, |row| (row.created_at, row.id.0)).await
 }
 
 /// Makes the widget what `row` says, but for what never changes; none if the tenant has none of that id.
