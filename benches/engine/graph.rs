@@ -246,7 +246,7 @@ fn report(name: &str, index: &Index, set: &Set) -> anyhow::Result<()> {
                     .hits
                     .iter()
                     .filter(|hit| {
-                        let number = hit.chunk_id().as_u128() as usize;
+                        let number = hit.row().id.as_u128() as usize;
                         dot(&set.rows[number * question.len()..][..question.len()], question) >= last - TIE
                     })
                     .count();

@@ -89,7 +89,7 @@ pub(crate) fn run(rows: usize) -> anyhow::Result<()> {
         let mut right = 0;
         for (_, embedding) in questions.iter().take(CHECKED) {
             let hits = index.search(&query(Mode::Semantic, "", embedding, TOP_K))?.hits;
-            let found = hits.iter().map(|hit| hit.chunk_id().as_u128() as usize);
+            let found = hits.iter().map(|hit| hit.row().id.as_u128() as usize);
             right += count_right(&plain, embedding, &found.collect::<Vec<_>>());
         }
         row["semantic_recall_at_10"] = (right as f64 / (CHECKED.min(questions.len()) * TOP_K) as f64).into();

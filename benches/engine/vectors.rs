@@ -134,7 +134,7 @@ fn ask(
             let answer = index.search(&query)?;
             let time = begun.elapsed();
             if round == 0 {
-                let numbers = answer.hits.iter().map(|hit| hit.chunk_id().as_u128() as u32);
+                let numbers = answer.hits.iter().map(|hit| hit.row().id.as_u128() as u32);
                 let numbers = numbers.chain(std::iter::repeat(u32::MAX)).take(TOP_K);
                 found.extend(numbers.flat_map(u32::to_le_bytes));
             } else {

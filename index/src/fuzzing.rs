@@ -86,7 +86,8 @@ fn ask(index: &Index, text: &str, filter: Option<&Filter>) {
         };
         if let Ok(answer) = index.search(&query) {
             for hit in &answer.hits {
-                let parts = [hit.external_id(), hit.title(), hit.heading(), hit.content(), hit.metadata_json()];
+                let row = hit.row();
+                let parts = [row.external_id, row.title, row.heading, row.content, row.metadata_json];
                 std::hint::black_box(parts.iter().map(|part| part.len()).sum::<usize>());
             }
         }

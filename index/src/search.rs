@@ -136,54 +136,9 @@ impl Neighbour {
 }
 
 impl Hit {
-    /// All that there is of the chunk: quicker than one after the other.
+    /// All that there is of the chunk.
     pub fn row(&self) -> Row<'_> {
         self.segment.payload.row(self.doc)
-    }
-
-    /// The chunk's id.
-    pub fn chunk_id(&self) -> Uuid {
-        self.row().id
-    }
-
-    /// The document that the chunk is a part of.
-    pub fn document_id(&self) -> Uuid {
-        self.row().document_id
-    }
-
-    /// The caller's own name of the document.
-    pub fn external_id(&self) -> &str {
-        self.row().external_id
-    }
-
-    /// The document's title.
-    pub fn title(&self) -> &str {
-        self.row().title
-    }
-
-    /// Where people can read the document.
-    pub fn source_url(&self) -> Option<&str> {
-        self.row().source_url
-    }
-
-    /// Headings that the chunk stands under, outermost first, joined by ` › `.
-    pub fn heading(&self) -> &str {
-        self.row().heading
-    }
-
-    /// Place among the document's chunks, from 0.
-    pub fn ordinal(&self) -> u32 {
-        self.row().ordinal
-    }
-
-    /// The text.
-    pub fn content(&self) -> &str {
-        self.row().content
-    }
-
-    /// The metadata, as the text of a JSON object.
-    pub fn metadata_json(&self) -> &str {
-        self.row().metadata_json
     }
 }
 
@@ -601,8 +556,8 @@ impl Asked<'_> {
     /// Puts with each hit the chunks of its document that stand next to it and may be found.
     fn expand(&self, hits: &mut [Hit]) {
         let mut of_document: HashMap<Uuid, Vec<usize>> = HashMap::new();
-        hits.iter().enumerate().for_each(|(at, hit)| of_document.entry(hit.document_id()).or_default().push(at));
-        let ordinals: Vec<u32> = hits.iter().map(Hit::ordinal).collect();
+        hits.iter().enumerate().for_each(|(at, hit)| of_document.entry(hit.row().document_id).or_default().push(at));
+        let ordinals: Vec<u32> = hits.iter().map(|hit| hit.row().ordinal).collect();
         for (part, shown) in self.view.parts.iter().zip(self.shown) {
             let docs = part.segment.payload.chunks_of(|id| of_document.contains_key(&id));
             for doc in docs.into_iter().filter(|doc| shown.is_none_or(|shown| shown.get(*doc))) {

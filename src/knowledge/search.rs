@@ -307,7 +307,10 @@ impl Knowledge {
         request.top_k = top_k.max(reranker.candidates());
         Ok(match self.search_as_asked(ctx, knowledge_base_id, request).await? {
             Found::Memory { mut answer, partial, .. } => {
-                let text = |hit: &tertulia_index::Hit| encoders::text_of(hit.heading(), hit.content());
+                let text = |hit: &tertulia_index::Hit| {
+                    let tertulia_index::Row { heading, content, .. } = hit.row();
+                    encoders::text_of(heading, content)
+                };
                 let outcome = rerank(reranker, &words, top_k, &mut answer.hits, text).await;
                 Found::Memory { answer, partial: partial.or(outcome.as_ref().err().copied()), reranked: outcome.ok() }
             }

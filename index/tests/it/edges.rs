@@ -48,7 +48,7 @@ fn query<'a>(text: &'a str, embedding: Option<&'a [f32]>, mode: Mode) -> Query<'
 
 fn found(index: &Index, query: &Query<'_>) -> Vec<(u128, f32)> {
     let answer = index.search(query).expect("an answer");
-    answer.hits.iter().map(|hit| (hit.chunk_id().as_u128(), hit.score)).collect()
+    answer.hits.iter().map(|hit| (hit.row().id.as_u128(), hit.score)).collect()
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn explanations_say_what_a_list_would_measure_that_a_hit_is_not_in() {
     let answer = index.search(&asked).expect("an answer");
     let semantic = |at: usize| answer.hits[at].explain.expect("it was asked for").semantic.expect("one");
     let keyword = |at: usize| answer.hits[at].explain.expect("it was asked for").keyword.expect("one");
-    assert_eq!(answer.hits[0].chunk_id(), Uuid::from_u128(1));
+    assert_eq!(answer.hits[0].row().id, Uuid::from_u128(1));
     assert_eq!((semantic(0).rank, semantic(0).raw, keyword(0).rank), (None, 0.0, Some(1)));
     assert_eq!((semantic(1).rank, keyword(1).rank, keyword(1).raw), (Some(1), None, 0.0));
     assert_eq!(answer.hits[0].score, 2.0 * keyword(0).score / 3.0);
@@ -288,7 +288,7 @@ fn as_many_documents_come_back_as_fit_however_deep_they_are() {
             let asked = Query { top_k, options, explain: true, ..query("word", Some(&embedding), mode) };
             let answer = index.search(&asked).expect("an answer");
             assert_eq!(answer.hits.len(), expected, "{mode:?}");
-            assert_eq!(answer.hits[0].document_id(), Uuid::from_u128(1));
+            assert_eq!(answer.hits[0].row().document_id, Uuid::from_u128(1));
             assert_eq!(answer.explain.expect("it was asked for").rounds > 1, top_k > 1);
         }
         let best = Options { min_score: 0.999, ..options };
@@ -340,7 +340,7 @@ fn a_hit_outlives_the_index() {
     let answer = index.search(&query("word", None, Mode::Keyword)).expect("an answer");
     index.apply(Batch { version: 2, upserts: Vec::new(), deletions: vec![Uuid::from_u128(1)] }).expect("a sound batch");
     drop(index);
-    assert_eq!(answer.hits[0].content(), "word");
+    assert_eq!(answer.hits[0].row().content, "word");
     assert_eq!(answer.version, 1);
 }
 

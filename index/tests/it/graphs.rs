@@ -82,7 +82,7 @@ fn search(index: &Index, embedding: &[f32], filter: Option<&Filter>, top_k: usiz
         explain: true,
     };
     let answer = index.search(&query).expect("an answer");
-    let ids = answer.hits.iter().map(tertulia_index::Hit::chunk_id).collect();
+    let ids = answer.hits.iter().map(|hit| hit.row().id).collect();
     (ids, answer.explain.and_then(|explain| explain.semantic).expect("it was asked for"))
 }
 

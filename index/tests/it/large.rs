@@ -148,7 +148,7 @@ fn a_batch_is_seen_whole_while_everything_is_moved() {
                 let answer = index.search(&query).expect("an answer");
                 assert_eq!(answer.hits.len(), 10);
                 for hit in &answer.hits {
-                    let metadata: serde_json::Value = serde_json::from_str(hit.metadata_json()).expect("JSON");
+                    let metadata: serde_json::Value = serde_json::from_str(hit.row().metadata_json).expect("JSON");
                     assert_eq!(metadata["round"], answer.version);
                 }
                 answers += 1;

@@ -45,7 +45,7 @@ fn assert_same(index: &Index, plain: &Plain, question: &Question) {
         (Ok(answer), Ok(expected)) => {
             let ids = |neighbours: &[Neighbour]| neighbours.iter().map(|neighbour| neighbour.row().id).collect();
             let found = answer.hits.iter().map(|hit| Expected {
-                id: hit.chunk_id(),
+                id: hit.row().id,
                 score: hit.score,
                 before: ids(&hit.before),
                 after: ids(&hit.after),
@@ -66,15 +66,16 @@ fn assert_same(index: &Index, plain: &Plain, question: &Question) {
     };
     assert_eq!(answer.version, plain.version);
     for hit in &answer.hits {
-        let chunk = &plain.chunks[&hit.chunk_id()];
-        assert_eq!(hit.document_id(), chunk.document_id);
-        assert_eq!(hit.external_id(), chunk.external_id);
-        assert_eq!(hit.title(), chunk.title);
-        assert_eq!(hit.source_url(), chunk.source_url.as_deref());
-        assert_eq!(hit.heading(), chunk.heading);
-        assert_eq!(hit.ordinal(), chunk.ordinal);
-        assert_eq!(hit.content(), chunk.content);
-        assert_eq!(hit.metadata_json(), to_string(&chunk.metadata).expect("JSON"));
+        let row = hit.row();
+        let chunk = &plain.chunks[&row.id];
+        assert_eq!(row.document_id, chunk.document_id);
+        assert_eq!(row.external_id, chunk.external_id);
+        assert_eq!(row.title, chunk.title);
+        assert_eq!(row.source_url, chunk.source_url.as_deref());
+        assert_eq!(row.heading, chunk.heading);
+        assert_eq!(row.ordinal, chunk.ordinal);
+        assert_eq!(row.content, chunk.content);
+        assert_eq!(row.metadata_json, to_string(&chunk.metadata).expect("JSON"));
         assert!((0.0..=1.0).contains(&hit.score));
         let explain = hit.explain.expect("it was asked for");
         let ranks = [explain.semantic, explain.keyword].map(|place| place.and_then(|place| place.rank));

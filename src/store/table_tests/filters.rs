@@ -38,7 +38,7 @@ fn matches_in_the_index(metadata: &str, filter: &Value) -> bool {
         options: Options::default(),
         explain: false,
     };
-    index.search(&query).unwrap().hits.iter().any(|hit| hit.chunk_id() == Uuid::from_u128(1))
+    index.search(&query).unwrap().hits.iter().any(|hit| hit.row().id == Uuid::from_u128(1))
 }
 
 #[tokio::test(flavor = "multi_thread")]
