@@ -63,8 +63,16 @@ pub use self::{
     replica::ReplicaGauges,
     tx::{ServiceTx, TenantTx},
 };
-use self::{embedded::EmbeddedCluster, pool::Pool, replica::Replica, tx::WriteNotes};
-use crate::{config::DatabaseConfig, ctx::Ctx};
+use self::{
+    embedded::EmbeddedCluster,
+    pool::Pool,
+    replica::Replica,
+    tx::{Begin, WriteNotes},
+};
+use crate::{
+    config::DatabaseConfig,
+    ctx::{Ctx, TenantId},
+};
 
 /// How Postgres is reached in each role.
 #[derive(Debug, Clone)]
@@ -194,8 +202,7 @@ impl Store {
     /// [`StoreError::Busy`] if no connection is free in time, [`StoreError::Deadline`] if the deadline of `ctx` is earlier;
     /// [`StoreError::Connect`] if Postgres is away.
     pub async fn tenant_tx(&self, ctx: &Ctx) -> Result<TenantTx, StoreError> {
-        let connection = self.user.get(Some(ctx.deadline)).await?;
-        let tx = TenantTx::new(connection, ctx.tenant_id, ctx.deadline, self.user.surroundings().clone());
+        let tx = self.open(ctx, Begin::Tenant).await?;
         Ok(tx.under(ctx.claim.clone()).noting_writes(self.write_notes(ctx)))
     }
 
@@ -208,8 +215,7 @@ impl Store {
         if ctx.claim.is_some() {
             return self.tenant_tx(ctx).await;
         }
-        let connection = self.user.get(Some(ctx.deadline)).await?;
-        let tx = TenantTx::single(connection, ctx.tenant_id, ctx.deadline, self.user.surroundings().clone());
+        let tx = self.open(ctx, Begin::TenantSingle).await?;
         Ok(tx.noting_writes(self.write_notes(ctx)))
     }
 
@@ -218,8 +224,7 @@ impl Store {
     /// # Errors
     /// As [`Store::tenant_tx`].
     pub async fn tenant_read(&self, ctx: &Ctx) -> Result<TenantTx, StoreError> {
-        let connection = self.user.get(Some(ctx.deadline)).await?;
-        Ok(TenantTx::read(connection, ctx.tenant_id, ctx.deadline, self.user.surroundings().clone()))
+        self.open(ctx, Begin::TenantRead).await
     }
 
     /// As [`Store::tenant_read`], for lists: from the replica if there is one that is fresh and has what the caller wrote.
@@ -234,7 +239,7 @@ impl Store {
         {
             count("replica");
             let surroundings = replica.pool().surroundings().clone();
-            let tx = TenantTx::read(connection, ctx.tenant_id, ctx.deadline, surroundings);
+            let tx = TenantTx::new(connection, Begin::TenantRead(ctx.tenant_id), ctx.deadline, surroundings);
             return Ok(tx.falling_back(self.user.clone(), replica.clone()));
         }
         count("primary");
@@ -251,8 +256,13 @@ impl Store {
     /// # Errors
     /// As [`Store::tenant_tx`].
     pub async fn tenant_snapshot(&self, ctx: &Ctx) -> Result<TenantTx, StoreError> {
+        self.open(ctx, Begin::TenantSnapshot).await
+    }
+
+    async fn open(&self, ctx: &Ctx, begin: fn(TenantId) -> Begin) -> Result<TenantTx, StoreError> {
         let connection = self.user.get(Some(ctx.deadline)).await?;
-        Ok(TenantTx::snapshot(connection, ctx.tenant_id, ctx.deadline, self.user.surroundings().clone()))
+        let surroundings = self.user.surroundings().clone();
+        Ok(TenantTx::new(connection, begin(ctx.tenant_id), ctx.deadline, surroundings))
     }
 
     /// A transaction on the rows of all tenants.

@@ -88,10 +88,13 @@ struct Fallback {
 
 /// What has to be sent before the first statement.
 #[derive(Debug, Clone, Copy)]
-enum Begin {
+pub(super) enum Begin {
     Tenant(TenantId),
+    /// Each statement is a transaction of its own, committed once it is answered.
     TenantSingle(TenantId),
+    /// The same for statements that only read.
     TenantRead(TenantId),
+    /// Reads a single snapshot of the tenant's rows and writes nothing.
     TenantSnapshot(TenantId),
     Service,
     Snapshot,
@@ -141,48 +144,14 @@ impl Begin {
 }
 
 impl TenantTx {
-    pub(super) fn new(
-        connection: Object,
-        tenant_id: TenantId,
-        deadline: Instant,
-        surroundings: Arc<Surroundings>,
-    ) -> Self {
-        Self { tx: Tx::new(connection, Begin::Tenant(tenant_id), Some(deadline), surroundings), claim: None }
+    /// `begin` is one of the tenant's.
+    pub(super) fn new(connection: Object, begin: Begin, deadline: Instant, surroundings: Arc<Surroundings>) -> Self {
+        Self { tx: Tx::new(connection, begin, Some(deadline), surroundings), claim: None }
     }
 
-    /// The same, for a request that is done once.
+    /// For a request that is done once.
     pub(super) fn under(self, claim: Option<Arc<Claim>>) -> Self {
         Self { claim, ..self }
-    }
-
-    /// One whose statements are each a transaction of their own, committed once they are answered.
-    pub(super) fn single(
-        connection: Object,
-        tenant_id: TenantId,
-        deadline: Instant,
-        surroundings: Arc<Surroundings>,
-    ) -> Self {
-        Self { tx: Tx::new(connection, Begin::TenantSingle(tenant_id), Some(deadline), surroundings), claim: None }
-    }
-
-    /// The same for statements that only read.
-    pub(super) fn read(
-        connection: Object,
-        tenant_id: TenantId,
-        deadline: Instant,
-        surroundings: Arc<Surroundings>,
-    ) -> Self {
-        Self { tx: Tx::new(connection, Begin::TenantRead(tenant_id), Some(deadline), surroundings), claim: None }
-    }
-
-    /// One that reads a single snapshot of the tenant's rows and writes nothing.
-    pub(super) fn snapshot(
-        connection: Object,
-        tenant_id: TenantId,
-        deadline: Instant,
-        surroundings: Arc<Surroundings>,
-    ) -> Self {
-        Self { tx: Tx::new(connection, Begin::TenantSnapshot(tenant_id), Some(deadline), surroundings), claim: None }
     }
 
     /// With its commits noted.
