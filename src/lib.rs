@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod origins;
 pub mod redis_url;
 pub mod repeats;
+pub mod secrets;
 pub mod server;
 pub mod store;
 pub mod tasks;

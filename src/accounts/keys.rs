@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use rand::TryRng as _;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -13,6 +12,7 @@ use super::{Accounts, ApiKeyRow, Caller, Page, PageRequest, check_grant, tenants
 use crate::{
     ctx::{Actor, ApiKeyId, Ctx, Scope, Scopes},
     error::Error,
+    secrets::{are_digits, random_digits},
     store::{
         self, Store,
         api_keys::{KeyProof, NewApiKey},
@@ -256,12 +256,7 @@ struct NewKey {
 impl NewKey {
     /// A key of 192 random bits from the operating system's generator.
     fn generate() -> Result<Self, Error> {
-        let (mut public_id, mut secret) = ([0; PUBLIC_ID_BYTES], [0; SECRET_BYTES]);
-        let filled = rand::rngs::SysRng
-            .try_fill_bytes(&mut public_id)
-            .and_then(|()| rand::rngs::SysRng.try_fill_bytes(&mut secret));
-        filled.map_err(|error| Error::Internal(anyhow::Error::new(error)))?;
-        let (public_id, secret) = (hex::encode(public_id), hex::encode(secret));
+        let (public_id, secret) = (random_digits::<PUBLIC_ID_BYTES>()?, random_digits::<SECRET_BYTES>()?);
         let text = format!("{PREFIX}{public_id}_{secret}");
         Ok(Self { secret_sha256: Sha256::digest(secret.as_bytes()).into(), public_id, text })
     }
@@ -270,8 +265,8 @@ impl NewKey {
 /// Public id and secret of a key's text, if it has the form of one.
 fn split(token: &str) -> Option<(&str, &[u8])> {
     let (public_id, secret) = token.strip_prefix(PREFIX)?.split_once('_')?;
-    let is_hex = |part: &str, bytes: usize| part.len() == 2 * bytes && part.bytes().all(|b| b.is_ascii_hexdigit());
-    (is_hex(public_id, PUBLIC_ID_BYTES) && is_hex(secret, SECRET_BYTES)).then_some((public_id, secret.as_bytes()))
+    let has_form = are_digits(public_id, PUBLIC_ID_BYTES) && are_digits(secret, SECRET_BYTES);
+    has_form.then_some((public_id, secret.as_bytes()))
 }
 
 #[cfg(test)]

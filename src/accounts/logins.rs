@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use rand::TryRng as _;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
@@ -15,6 +14,7 @@ use crate::{
     config::AccountsConfig,
     ctx::{Actor, Arrival, Ctx, LoginId, Scopes, TenantId, UserId},
     error::Error,
+    secrets::{are_digits, random_digits},
     store::{
         self,
         audit_log::{self, Author, Change},
@@ -142,7 +142,7 @@ impl Accounts {
             address: arrival.address,
         };
         let mut tx = self.store.service_tx().await?;
-        let Some((_, expires_at)) = store::auth_sessions::insert(&mut tx, &login).await? else { return Ok(None) };
+        let Some(expires_at) = store::auth_sessions::insert(&mut tx, &login).await? else { return Ok(None) };
         let author = Author { kind: "user", id: Some(user.id.0), ..of_arrival(arrival) };
         audit_log::insert(&mut tx, *tenant_id, author, "user.login", user.id.0, &Change::default()).await?;
         tx.commit().await?;
@@ -243,15 +243,12 @@ pub(super) fn lifetimes(config: &AccountsConfig) -> Lifetimes {
 /// What a login is found by, if `token` has the form of one.
 pub(super) fn token_sha256(token: &str) -> Option<[u8; 32]> {
     let secret = token.strip_prefix(PREFIX)?;
-    let has_form = secret.len() == 2 * TOKEN_BYTES && secret.bytes().all(|b| b.is_ascii_hexdigit());
-    has_form.then(|| Sha256::digest(secret.as_bytes()).into())
+    are_digits(secret, TOKEN_BYTES).then(|| Sha256::digest(secret.as_bytes()).into())
 }
 
 /// A token of 256 random bits from the operating system's generator, and what it is found by.
 fn new_token() -> Result<(String, [u8; 32]), Error> {
-    let mut secret = [0; TOKEN_BYTES];
-    rand::rngs::SysRng.try_fill_bytes(&mut secret).map_err(|error| Error::Internal(anyhow::Error::new(error)))?;
-    let secret = hex::encode(secret);
+    let secret = random_digits::<TOKEN_BYTES>()?;
     let token_sha256 = Sha256::digest(secret.as_bytes()).into();
     Ok((format!("{PREFIX}{secret}"), token_sha256))
 }

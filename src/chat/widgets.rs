@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use rand::TryRng as _;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
@@ -11,6 +10,7 @@ use crate::{
     ctx::{Ctx, WidgetId},
     error::Error,
     metadata,
+    secrets::random_digits,
     store::{
         self,
         audit_log::{self, Change},
@@ -71,10 +71,10 @@ impl Chat {
     /// # Errors
     /// If Postgres is away, or the operating system has no randomness to give.
     pub async fn create_widget(&self, ctx: &Ctx, draft: WidgetDraft) -> Result<CreatedWidget, Error> {
-        let identity_secret = random_text::<SECRET_BYTES>(SECRET_PREFIX)?;
+        let identity_secret = format!("{SECRET_PREFIX}{}", random_digits::<SECRET_BYTES>()?);
         let widget = NewWidget {
             name: draft.name,
-            embed_key: random_text::<EMBED_KEY_BYTES>(EMBED_KEY_PREFIX)?,
+            embed_key: format!("{EMBED_KEY_PREFIX}{}", random_digits::<EMBED_KEY_BYTES>()?),
             allowed_origins: draft.allowed_origins,
             is_identity_required: draft.is_identity_required,
             identity_secret: identity_secret.clone().into_bytes(),
@@ -147,7 +147,7 @@ impl Chat {
         kind: SecretKind,
         overlap: Duration,
     ) -> Result<(WidgetRow, Option<String>), Error> {
-        let text = random_text::<SECRET_BYTES>(SECRET_PREFIX)?;
+        let text = format!("{SECRET_PREFIX}{}", random_digits::<SECRET_BYTES>()?);
         let mut tx = self.store.tenant_tx(ctx).await?;
         if !store::widgets::rotate_secret(&mut tx, id, kind, text.as_bytes(), overlap).await? {
             return Err(Error::NotFound { what: "widget" });
@@ -184,11 +184,4 @@ fn told(row: &WidgetRow) -> Value {
         "settings": metadata::value(&row.settings),
         "is_disabled": row.disabled_at.is_some(),
     })
-}
-
-/// `prefix` and so many random bytes as hexadecimal digits.
-fn random_text<const BYTES: usize>(prefix: &str) -> Result<String, Error> {
-    let mut bytes = [0; BYTES];
-    rand::rngs::SysRng.try_fill_bytes(&mut bytes).map_err(|error| Error::Internal(anyhow::Error::new(error)))?;
-    Ok(format!("{prefix}{}", hex::encode(bytes)))
 }

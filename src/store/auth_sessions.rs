@@ -95,17 +95,17 @@ pub struct LoginRow {
 ///
 /// # Errors
 /// If Postgres is away.
-pub async fn insert(tx: &mut ServiceTx, login: &NewLogin<'_>) -> Result<Option<(LoginId, OffsetDateTime)>, StoreError> {
-    let (id, token): (_, &[u8]) = (LoginId::new(), login.token_sha256);
+pub async fn insert(tx: &mut ServiceTx, login: &NewLogin<'_>) -> Result<Option<OffsetDateTime>, StoreError> {
+    let (id, token): (_, &[u8]) = (LoginId::new().0, login.token_sha256);
     let (idle, user_agent) = (login.idle.as_secs_f64(), login.user_agent);
     let (address, password_hash) = (login.address, login.password_hash);
     let row = tx
         .query_opt(
             &INSERT,
-            &[&login.tenant_id.0, &login.user_id.0, &id.0, &token, &idle, &user_agent, &address, &password_hash],
+            &[&login.tenant_id.0, &login.user_id.0, &id, &token, &idle, &user_agent, &address, &password_hash],
         )
         .await?;
-    row.map(|row| Ok((id, Reader::new(&INSERT, &row).get("expires_at")?))).transpose()
+    row.map(|row| Reader::new(&INSERT, &row).get("expires_at")).transpose()
 }
 
 /// The login of that token, unless it has expired. One whose use is to be noted lasts longer from then on.
