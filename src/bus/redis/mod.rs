@@ -67,18 +67,14 @@ pub enum RedisError {
 /// Redis as one server uses it.
 pub struct Redis {
     target: Target,
-    link: ArcSwapOption<Link>,
+    /// For commands; none while the breaker is open.
+    link: ArcSwapOption<Connection>,
     lost: Notify,
     failures: AtomicU32,
     openings: AtomicU64,
     complained_at: Mutex<Option<Instant>>,
     /// Names this instance, until it ends.
     instance: u64,
-}
-
-/// A connection for commands.
-struct Link {
-    connection: Connection,
 }
 
 #[derive(Clone)]
@@ -145,7 +141,7 @@ impl Redis {
     /// At once if the breaker is open; after `redis.response_timeout` if nobody answers.
     pub async fn query(&self, command: &Cmd) -> Result<Value, RedisError> {
         let link = self.link.load_full().ok_or(RedisError::Away)?;
-        let mut connection = link.connection.clone();
+        let mut connection = Connection::clone(&link);
         match connection.query(command, self.target.response_timeout).await {
             Ok(value) => {
                 self.failures.store(0, Ordering::Relaxed);
@@ -159,14 +155,14 @@ impl Redis {
     }
 
     /// Opens the breaker if `error` says that `link` is of no more use.
-    fn note_failure(&self, link: &Arc<Link>, error: &::redis::RedisError) {
+    fn note_failure(&self, link: &Arc<Connection>, error: &::redis::RedisError) {
         let is_lost = match Fault::of(error) {
             // The node answered: the command is at fault, not the way.
             Fault::Command => {
                 self.failures.store(0, Ordering::Relaxed);
                 return self.complain(error);
             }
-            Fault::NotTheMaster | Fault::Broken => matches!(link.connection, Connection::Node(_)),
+            Fault::NotTheMaster | Fault::Broken => matches!(**link, Connection::Node(_)),
             Fault::Silence => false,
         };
         // A Cluster's connection mends itself, node by node: one that is away does not close the way to the others.
@@ -201,7 +197,7 @@ impl Redis {
             match self.target.open().await {
                 Ok(connection) => {
                     self.failures.store(0, Ordering::Relaxed);
-                    self.link.store(Some(Arc::new(Link { connection: connection.clone() })));
+                    self.link.store(Some(Arc::new(connection.clone())));
                     tracing::info!(place = %self.target.url, "redis is there");
                     drop(tried.take());
                     let begun = Instant::now();
